@@ -1,0 +1,101 @@
+# make demo     see it work: a store, a chain of layers, a mount, a kill, an audit
+# make test     everything: lint, types, import contracts, the whole suite on two Pythons
+# make check    the same questions in under three minutes, without the crash campaigns
+# make crash    the crash campaigns in their long form
+# make bench    the measurements
+# make share    the manual pages and shell completion, after a change to the command line
+# make venv     only the environment; make clean removes it and everything else generated
+#
+# PYTHON=/path/to/python3 chooses the interpreter; WORKERS=8 the number of test processes.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: demo test check crash bench share venv clean lint suite-oldest
+
+WORKERS ?= 2
+PYTEST_ARGS ?=
+
+# The real path of each supported interpreter that can make a virtual environment, newest first.
+# Each is asked for its own path: a pyenv shim is a bash script, and python in an active
+# environment is a link; a test that kills or traces an interpreter has to meet the program itself.
+define FIND_PYTHONS
+for minor in 14 13 12 11; do
+  for candidate in python3.$$minor {/usr/local,/usr}/bin/python3.$$minor \
+                   "$${HOME:-/root}"/.pyenv/versions/3.$$minor.*/bin/python3.$$minor; do
+    "$$candidate" -c "import sys, venv, ensurepip, sqlite3; assert sys.version_info[:2] == (3, $$minor); \
+      print(getattr(sys, '_base_executable', None) or sys.executable)" 2>/dev/null && break;
+  done;
+done || true
+endef
+
+ifndef PYTHON
+PYTHONS := $(shell $(FIND_PYTHONS))
+PYTHON := $(firstword $(PYTHONS))
+OLDEST := $(lastword $(PYTHONS))
+else
+override PYTHON := $(shell $(PYTHON) -c "import sys; print(getattr(sys, '_base_executable', None) or sys.executable)")
+OLDEST := $(PYTHON)
+endif
+
+# Root mounts for real, and out of sight of the rest of the machine: nothing propagates out, and
+# the kernel takes down what a killed test left when the last process in the namespace is gone.
+# Other users have no such right; what needs it is skipped, and pytest says how many that were.
+PRIVATE := $(shell [ "$$(id -u)" = 0 ] && echo unshare --mount --propagation private)
+
+BIN := .venv/bin
+RUN = $(PRIVATE) $(1)/python -m pytest -n $(WORKERS) -r s $(PYTEST_ARGS)
+
+demo: .venv/stamp
+	$(PRIVATE) $(BIN)/layerstore demo
+
+test: lint suite-oldest
+	@echo "== whole suite, $$($(BIN)/python -V)"
+	$(call RUN,$(BIN))
+
+check: lint
+	$(call RUN,$(BIN)) -m "not crash"
+
+crash: .venv/stamp
+	LAYERSTORE_TEST_LONG=1 $(call RUN,$(BIN)) -m crash
+
+bench: .venv/stamp
+	$(PRIVATE) $(BIN)/python bench/run.py
+
+share: .venv/stamp
+	$(BIN)/python tools/make_share.py
+
+lint: .venv/stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+# A second Python where there is one: everything but the campaigns, whose subject is not Python.
+ifneq ($(OLDEST),$(PYTHON))
+suite-oldest: .venv-oldest/stamp
+	@echo "== suite without the campaigns, $$(.venv-oldest/bin/python -V)"
+	$(call RUN,.venv-oldest/bin) -m "not crash"
+else
+suite-oldest:
+	@echo "== only one supported Python here: $(PYTHON)"
+endif
+
+venv: .venv/stamp
+
+# share/ is in the wheel, and `make share` makes it with this environment: so it may be empty here.
+.venv/stamp: INTERPRETER = $(PYTHON)
+.venv-oldest/stamp: INTERPRETER = $(OLDEST)
+.venv/stamp .venv-oldest/stamp: pyproject.toml
+	@[ -n "$(INTERPRETER)" ] || { echo "make: no Python 3.11 to 3.14 that can make a virtual environment;" \
+	  "on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	rm -rf $(@D)
+	mkdir -p share
+	$(INTERPRETER) -m venv $(@D)
+	$(@D)/bin/python -m pip --quiet --disable-pip-version-check install --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv .venv-oldest build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name .git -prune -o -name __pycache__ -type d -exec rm -rf {} +

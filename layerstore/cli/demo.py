@@ -1,0 +1,191 @@
+"""Owns `demo`: the place where it happens, and how it is told. What happens is in `demo_scenes`.
+
+Everything that the demo claims it also checks; a claim that is not true makes it fail.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import click
+
+from layerstore.cli import exits
+from layerstore.cli.app import App, Command, pass_app
+from layerstore.cli.output import Output, clean
+from layerstore.errors import CannotCarryOverlay, InvalidOption
+
+
+@attrs.define
+class Story:
+    """What is said, and which claims were checked."""
+
+    out: Output
+    checks: list[tuple[str, bool]] = attrs.field(factory=list)
+    facts: dict[str, Any] = attrs.field(factory=dict)
+    """For the JSON document."""
+
+    @property
+    def true(self) -> bool:
+        return all(held for _, held in self.checks)
+
+    def scene(self, title: str) -> None:
+        self._tell("")
+        self._tell(self.out.style(title, bold=True))
+
+    def say(self, text: str) -> None:
+        self._tell(f"  {text}")
+
+    def show(self, lines: Iterable[str]) -> None:
+        """What a program printed, or what a directory holds."""
+        for line in lines:
+            self._tell(self.out.style(f"    {clean(line)}", dim=True))
+
+    def check(self, claim: str, held: bool) -> None:
+        """State something, having looked whether it is so."""
+        self.checks.append((claim, held))
+        mark, color = ("ok ", "green") if held else ("NOT TRUE ", "red")
+        self._tell(f"  {self.out.style(mark, fg=color, bold=True)} {claim}")
+
+    def _tell(self, text: str) -> None:
+        if not self.out.json and not self.out.quiet:
+            self.out.line(text)
+
+
+@click.command("demo", cls=Command)
+@click.option("--keep", is_flag=True, help="Leave the store, to look around in it.")
+@click.option(
+    "--home",
+    metavar="DIR",
+    help="Where to make the store; must be missing or empty.  [default: a temporary directory]",
+)
+@pass_app
+def demo_command(app: App, keep: bool, home: str | None) -> None:
+    """See it work: mounts, a kill, and recovery.
+
+    Makes a store in a temporary directory, with this Python's standard library as its base layer,
+    and stacks layers on it. Runs a program inside the mount. Kills one process with SIGKILL in the
+    middle of creating a layer and another one while it has a layer mounted, opens the store again,
+    and looks at what recovery did. Every claim is checked; the exit code is 1 if one was not true.
+
+    It needs root, for overlay mounts, and mounts in a namespace of its own, where nobody else sees
+    them. It takes some seconds and some 50 MB, and leaves nothing behind without --keep.
+    """
+    from layerstore.cli import demo_scenes
+
+    _enter_namespace()
+    story = Story(app.out)
+    with _place(home if home is not None else app.home, keep=keep) as place:
+        demo_scenes.play(place, story, keep=keep)
+    wrong = [claim for claim, held in story.checks if not held]
+    if app.out.json:
+        app.out.document(
+            ok=story.true,
+            home=place if keep else None,
+            checks=[{"claim": claim, "true": held} for claim, held in story.checks],
+            **story.facts,
+        )
+    else:
+        story.scene(
+            f"{len(wrong)} of {len(story.checks)} claims were not true."
+            if wrong
+            else f"All {len(story.checks)} claims were checked and are true."
+        )
+        if keep:
+            story.say("The store is kept. Look around in it:")
+            story.show(f"layerstore --home {place} {word}" for word in ("tree", "log", "status"))
+        else:
+            story.say("Everything was cleaned up. --keep leaves the store to look around in.")
+    if wrong:
+        raise click.exceptions.Exit(exits.FAILED)
+
+
+def _enter_namespace() -> None:
+    """Go where mounts are seen by this process and its children only."""
+    from layerstore.fs import syscalls
+
+    if os.geteuid() != 0:
+        raise CannotCarryOverlay(
+            "The demo mounts overlay file systems, and in this version that needs root.",
+            hint="'sudo layerstore demo' (with its full path, where it is in a virtual environment).",
+        )
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+        syscalls.mount("none", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE, "")
+    except OSError as error:
+        raise CannotCarryOverlay(
+            f"This process may not make a mount namespace of its own: {error.strerror}.",
+            hint="In a container, mounting has to be permitted, as with 'docker run --privileged'.",
+        ) from error
+
+
+@contextmanager
+def _place(wanted: str | None, *, keep: bool) -> Iterator[Path]:
+    """An empty directory for the store that can carry overlays; it goes at the end unless kept."""
+    if wanted is not None:
+        home = Path(wanted).absolute()
+        if home.exists() and (not home.is_dir() or any(home.iterdir())):
+            raise InvalidOption(
+                f"{home} is not empty.", hint="The demo makes a store of its own and removes it."
+            )
+        existed = home.exists()
+        with _cleared(home, keep=keep):
+            yield home
+        if existed and not keep:
+            home.mkdir()
+        return
+    top = Path(tempfile.mkdtemp(prefix="layerstore-demo-"))
+    mounted = False
+    try:
+        mounted = _make_able(top, keep=keep)
+        with _cleared(top / "store", keep=keep):
+            yield top / "store"
+    finally:
+        if mounted:
+            _take_down(top)
+        if not keep or not any(top.iterdir()):
+            shutil.rmtree(top)
+
+
+@contextmanager
+def _cleared(home: Path, *, keep: bool) -> Iterator[None]:
+    """Remove what is at `home` afterwards, mounts first."""
+    try:
+        yield
+    finally:
+        _take_down(home)
+        if not keep and home.exists():
+            shutil.rmtree(home)
+
+
+def _take_down(path: Path) -> None:
+    """Unmount all at and below `path`; what a demo that was broken off left mounted."""
+    from layerstore.fs import mountinfo, syscalls
+
+    for entry in reversed(mountinfo.mounts_below(os.fspath(path))):
+        syscalls.umount2(entry.mount_point, syscalls.MNT_DETACH | syscalls.UMOUNT_NOFOLLOW)
+
+
+def _make_able(top: Path, *, keep: bool) -> bool:
+    """Put a tmpfs on `top` where its file system cannot carry overlays; whether that was needed.
+
+    In a container, /tmp usually is an overlay itself, and overlays do not stack as uppers.
+    """
+    from layerstore.fs import probe, syscalls
+
+    problem = probe.probe_home(os.fspath(top), os.fspath(top)).problem
+    if problem is None:
+        return False
+    if keep:
+        raise CannotCarryOverlay(
+            f"The temporary directory cannot carry the store: {problem}.",
+            hint="'layerstore demo --keep --home DIR', with DIR on another file system.",
+        )
+    syscalls.mount("layerstore-demo", os.fspath(top), "tmpfs", 0, "mode=0700")
+    return True

@@ -1,0 +1,383 @@
+"""Owns what happens in `layerstore demo`, scene by scene; every claim in it is looked at first."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import stat
+import statistics
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+
+import layerstore
+from layerstore.cli.failpoint import VARIABLE
+from layerstore.cli.output import size
+
+if TYPE_CHECKING:
+    from layerstore.cli.demo import Story
+    from layerstore.store import Store
+
+LIBRARY: Final = f"lib/python{sys.version_info.major}.{sys.version_info.minor}"
+"""Where Python looks for its standard library, below its home."""
+ROUNDS: Final = 15
+
+_LEFT_OUT: Final = (
+    "__pycache__",
+    "site-packages",
+    "dist-packages",
+    "test",
+    "tests",
+    "idlelib",
+    "turtledemo",
+    "ensurepip",
+    "lib2to3",
+    "config-*",
+)
+"""Big parts of the standard library that the demo has no use for."""
+
+_GREETING: Final = '''"""A module that is in no Python."""
+
+
+def hello() -> str:
+    return "Hello from a module that only the layer 'greeting' has."
+'''
+
+_INSIDE: Final = """
+import importlib.util, os, greeting
+print(greeting.hello())
+print("The module os was loaded from", os.__file__)
+print("antigravity is", "there" if importlib.util.find_spec("antigravity") else "gone")
+"""
+
+_HOLDER: Final = """
+import sys
+from layerstore import Store
+store = Store.open(sys.argv[1])
+path = store.get("app")
+(path / "note.txt").write_text("Written shortly before the end.\\n")
+print(path, flush=True)
+sys.stdin.read()
+"""
+"""Takes a hold and waits; if the demo itself is killed, the end of its stdin ends it too."""
+
+
+@attrs.define
+class Stage:
+    """Where the scenes play."""
+
+    home: Path
+    story: Story
+
+    def diff(self, layer: str) -> Path:
+        return self.home / layer / "diff"
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """For a child: no settings of the user's, and this very package."""
+        own = {k: v for k, v in os.environ.items() if not k.startswith("LAYERSTORE_")}
+        package = os.path.dirname(os.path.dirname(os.path.abspath(layerstore.__file__)))
+        paths = [package, own.get("PYTHONPATH", "")]
+        own["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+        return {**own, "NO_COLOR": "1", **more}
+
+    def program(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run the command line as a user would, and show it."""
+        shown = " ".join(words)
+        prefix = "".join(f"{key}='{value}' " for key, value in environment.items())
+        self.story.say(f"$ {prefix}layerstore {shown}")
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "layerstore", "--home", os.fspath(self.home), *words],
+            env=self.environment(**environment),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        self.story.show((done.stdout + done.stderr).splitlines())
+        return done
+
+
+def play(home: Path, story: Story, *, keep: bool) -> None:
+    """All scenes, in order."""
+    from layerstore.store import Store
+
+    stage = Stage(home, story)
+    story.scene("1. A store")
+    Store.initialize(home)
+    story.say(f"Made an empty store at {home}.")
+    with Store.open(home) as store:
+        base_layer(stage, store)
+        layers(stage, store)
+        mounted(stage, store)
+    killed(stage)
+    reopened(stage)
+    witnesses(stage)
+    with Store.open(home) as store:
+        timings(stage, store)
+        if not keep:
+            farewell(stage, store)
+
+
+def base_layer(stage: Stage, store: Store) -> None:
+    """Real files: the standard library of the Python that runs this."""
+    stage.story.scene("2. A base layer with real files")
+    source = Path(sysconfig.get_path("stdlib"))
+    started = time.perf_counter()
+    store.create("stdlib", labels={"python": sys.version.split()[0]})
+    path = store.get("stdlib")
+    shutil.copytree(
+        source,
+        path / LIBRARY,
+        ignore=shutil.ignore_patterns(*_LEFT_OUT),
+        ignore_dangling_symlinks=True,
+    )
+    _copy_extensions(source, path / LIBRARY)
+    store.put("stdlib")
+    took = time.perf_counter() - started
+    files = [entry.stat().st_size for entry in path.rglob("*") if entry.is_file()]
+    stage.story.say(f"Copied this Python's standard library from {source} into the layer 'stdlib':")
+    stage.story.say(f"{len(files)} files, {size(sum(files))}, in {took:.2f} s.")
+    stage.story.check(
+        "a layer without a parent needs no mount: its path is its own diff directory",
+        path == stage.diff("stdlib") and len(files) > 100,
+    )
+
+
+def _copy_extensions(source: Path, target: Path) -> None:
+    """Compiled modules that some distributions keep in another directory (lib64)."""
+    compiled = Path(sysconfig.get_path("platstdlib")) / "lib-dynload"
+    if compiled.is_dir() and compiled.parent != source:
+        shutil.copytree(compiled, target / "lib-dynload", dirs_exist_ok=True)
+
+
+def layers(stage: Stage, store: Store) -> None:
+    """Two layers on top: one adds and deletes, one is for running things."""
+    stage.story.scene("3. Layers on top of it")
+    store.create("greeting", parent="stdlib")
+    with store.mounted("greeting") as path:
+        (path / LIBRARY / "greeting.py").write_text(_GREETING)
+        (path / LIBRARY / "antigravity.py").unlink(missing_ok=True)
+    store.create_read_write("app", parent="greeting", labels={"purpose": "demo"})
+    stage.story.say("Layer 'greeting' adds a module and deletes another; 'app' is stacked on it.")
+    stage.program("tree")
+    hidden = stage.diff("greeting") / LIBRARY / "antigravity.py"
+    stage.story.check(
+        "'greeting' holds its own changes only: a new file, and a whiteout that hides the old one",
+        _names(stage.diff("greeting")) == {f"{LIBRARY}/greeting.py", f"{LIBRARY}/antigravity.py"}
+        and stat.S_ISCHR(hidden.lstat().st_mode)
+        and (stage.diff("stdlib") / LIBRARY / "antigravity.py").is_file(),
+    )
+    stage.story.check(
+        "the index answers for the chain without reading the tree",
+        [layer.id for layer in store.ancestors("app")] == ["greeting", "stdlib"]
+        and all(Path(path).resolve().is_dir() for path in store.lower_dirs("app")),
+    )
+
+
+def mounted(stage: Stage, store: Store) -> None:
+    """A mount, a program that runs inside it, and a copy-up."""
+    from layerstore.fs import mountinfo
+
+    stage.story.scene("4. Mounted, with a program running inside")
+    path = store.get("app")
+    stage.story.say(f"'app' is mounted at {path}.")
+    stage.story.say(
+        "Python, started with that mount as its home, so that it loads from the layers:"
+    )
+    ran = subprocess.run(
+        [_interpreter(), "-B", "-S", "-c", _INSIDE],
+        env={**_without_python(), "PYTHONHOME": os.fspath(path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    stage.story.show((ran.stdout + ran.stderr).splitlines())
+    stage.story.check(
+        "it ran from three layers seen as one",
+        ran.returncode == 0
+        and "Hello from" in ran.stdout
+        and f"loaded from {path}/" in ran.stdout
+        and "antigravity is gone" in ran.stdout,
+    )
+    lower = stage.diff("stdlib") / LIBRARY / "string.py"
+    before = (lower.read_bytes(), lower.stat().st_mtime_ns)
+    with (path / LIBRARY / "string.py").open("a") as file:
+        file.write("# changed in the mount\n")
+    stage.story.say("Changed string.py in the mount. The kernel copied it up into 'app' first:")
+    stage.story.show(f"app/diff/{name}" for name in sorted(_names(stage.diff("app"))))
+    stage.story.check(
+        "the layer below was not touched",
+        before == (lower.read_bytes(), lower.stat().st_mtime_ns)
+        and _names(stage.diff("app")) == {f"{LIBRARY}/string.py"},
+    )
+    stage.story.check(
+        "giving the last hold back unmounts it",
+        mountinfo.is_mount_root(os.fspath(path))
+        and store.put("app")
+        and not mountinfo.is_mount_root(os.fspath(path)),
+    )
+
+
+def killed(stage: Stage) -> None:
+    """One process dies while it has a layer mounted, another one in the middle of a create."""
+    from layerstore.fs import mountinfo
+    from layerstore.reader import Reader
+
+    story = stage.story
+    story.scene("5. Two processes are killed with SIGKILL")
+    holder = subprocess.Popen(
+        [sys.executable, "-P", "-c", _HOLDER, os.fspath(stage.home)],
+        env=stage.environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert holder.stdout is not None
+        path = holder.stdout.readline().strip()
+        story.say(f"Process {holder.pid} has 'app' mounted and wrote a file there. And now:")
+        point = "create:*:MakeSymlink:after"
+        died = stage.program("create", "doomed", "--parent", "greeting", **{VARIABLE: point})
+        story.check("the create was killed halfway", died.returncode == -signal.SIGKILL)
+        story.say("What it left behind:")
+        story.show(leftovers(stage.home))
+        with Reader.open(stage.home) as reader:
+            story.check("half-made is not made: there is no layer 'doomed'", not _there(reader))
+    finally:
+        holder.kill()
+        holder.communicate()
+    story.say(f"Then process {holder.pid} is killed, too. Its mount and its hold are still there:")
+    stage.program("holders")
+    story.check(
+        "the kernel keeps the mount of a process that is gone",
+        holder.returncode == -signal.SIGKILL and mountinfo.is_mount_root(path),
+    )
+
+
+def _there(reader: Any) -> bool:
+    """Whether a client would be told that there is such a layer."""
+    return bool(reader.exists("doomed"))
+
+
+def leftovers(home: Path) -> list[str]:
+    """What lies about in the tree: staging, and short links that lead nowhere."""
+    staging = home / ".layerstore" / "staging"
+    found = [f".layerstore/staging/{path.relative_to(staging)}" for path in staging.glob("*/*")]
+    links = [path for path in (home / "l").iterdir() if not path.exists()]
+    found += [f"l/{path.name} -> {os.readlink(path)}  (leads nowhere)" for path in links]
+    return sorted(found)
+
+
+def reopened(stage: Stage) -> None:
+    """Opening the store is all it takes."""
+    from layerstore.fs import mountinfo
+    from layerstore.store import Store
+
+    story = stage.story
+    story.scene("6. The store is opened again")
+    started = time.perf_counter()
+    store = Store.open(stage.home)
+    took = time.perf_counter() - started
+    with store:
+        story.say(f"It opened in {took * 1000:.0f} ms. Recovery reports:")
+        story.show(f"{item.what}: {item.message}" for item in store.settled)
+        story.facts["settled"] = store.settled
+        story.check("it settled what both processes left", len(store.settled) >= 2)
+        story.check(
+            "nothing is left of the half-made layer",
+            not store.exists("doomed")
+            and not leftovers(stage.home)
+            and not os.path.lexists(stage.home / "doomed"),
+        )
+        story.check(
+            "the dead process holds nothing, and its mount is gone",
+            not store.holders()
+            and not store.mounts()
+            and not mountinfo.is_mount_root(os.fspath(stage.home / "app" / "merged")),
+        )
+        note = stage.diff("app") / "note.txt"
+        story.check(
+            "what it had written is still in its layer",
+            note.is_file() and note.read_text() == "Written shortly before the end.\n",
+        )
+        store.create("doomed", parent="greeting")
+        store.remove("doomed")
+        story.check(
+            "the name is free: 'doomed' was created again, and removed again",
+            not store.exists("doomed"),
+        )
+
+
+def witnesses(stage: Stage) -> None:
+    """The audit, and the journal of the layer that was killed."""
+    stage.story.scene("7. What the audit says")
+    audited = stage.program("audit")
+    stage.story.check("journal, index, tree and mounts agree", audited.returncode == 0)
+    stage.story.scene("8. What the journal remembers of 'doomed'")
+    told = stage.program("history", "doomed")
+    kinds = [line.split()[3] for line in told.stdout.splitlines() if len(line.split()) > 3]
+    stage.story.check(
+        "it has the broken create and how it ended, and both later operations",
+        kinds.count("layer.create.intended") == 2
+        and kinds.count("layer.create.undone") == 1
+        and kinds.count("layer.created") == 1
+        and kinds.count("layer.removed") == 1,
+    )
+
+
+def timings(stage: Stage, store: Store) -> None:
+    """How long the verbs take here, each one durable before it returns."""
+    stage.story.scene("9. How long things take here")
+    verbs: dict[str, Callable[[str], object]] = {
+        "create": lambda layer: store.create(layer, parent="greeting"),
+        "get (mounts)": store.get,
+        "lower_dirs": store.lower_dirs,
+        "put (unmounts)": store.put,
+        "remove": store.remove,
+    }
+    taken: dict[str, list[float]] = {verb: [] for verb in verbs}
+    for number in range(ROUNDS):
+        for verb, run in verbs.items():
+            started = time.perf_counter()
+            run(f"timed-{number}")
+            taken[verb].append((time.perf_counter() - started) * 1000)
+    medians = {verb: statistics.median(values) for verb, values in taken.items()}
+    stage.story.facts["median_ms"] = {verb: round(value, 3) for verb, value in medians.items()}
+    stage.story.say(f"Median of {ROUNDS}, with everything synced to disk that was acknowledged:")
+    stage.story.show(f"{verb:<15} {value:8.2f} ms" for verb, value in medians.items())
+
+
+def farewell(stage: Stage, store: Store) -> None:
+    """Take the layers away, the highest first."""
+    for layer in ("app", "greeting", "stdlib"):
+        store.remove(layer)
+    left = sorted(path.name for path in stage.home.iterdir() if path.name != ".layerstore")
+    stage.story.check(
+        "after removing the layers, the tree is empty",
+        not list(store.layers()) and left == ["l"] and not any((stage.home / "l").iterdir()),
+    )
+
+
+def _names(directory: Path) -> set[str]:
+    """Everything below a directory that is not a directory, relative to it."""
+    return {
+        os.fspath(path.relative_to(directory))
+        for path in directory.rglob("*")
+        if path.is_symlink() or not path.is_dir()
+    }
+
+
+def _interpreter() -> str:
+    """The interpreter itself rather than the link to it in a virtual environment."""
+    return getattr(sys, "_base_executable", None) or sys.executable
+
+
+def _without_python() -> dict[str, str]:
+    """The environment without what else would tell Python where to load from."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}

@@ -1,0 +1,34 @@
+"""Owns the exit codes that are no error class; the others stand in `layerstore.errors`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from layerstore.errors import InvalidArgument, LayerstoreError
+
+FAILED: Final = 1
+SOME_FAILED: Final = 3
+FINDINGS: Final = 4
+NOT_AUDITED: Final = 8
+USAGE: Final = InvalidArgument.exit_code
+INTERRUPTED: Final = 130
+BROKEN_PIPE: Final = 141
+
+_OTHERS: Final = {
+    0: "success",
+    SOME_FAILED: "some of several things failed, and some were done",
+    FINDINGS: "audit: it found something that is not as it should be",
+    NOT_AUDITED: "audit: it could not run to its end",
+    INTERRUPTED: "interrupted (SIGINT)",
+    BROKEN_PIPE: "the reader of the output went away (SIGPIPE)",
+}
+
+
+def table() -> dict[int, str]:
+    """Every exit code and what it means, in order."""
+    codes = dict(_OTHERS)
+    classes = [LayerstoreError]
+    for cls in classes:  # grows while it is walked: the parents come first
+        codes.setdefault(cls.exit_code, cls.meaning)
+        classes += cls.__subclasses__()
+    return dict(sorted(codes.items()))

@@ -1,0 +1,40 @@
+"""Owns LAYERSTORE_FAILPOINT, by which the program kills itself at a named point of an operation.
+
+A point's name is what the interpreter of steps calls it, such as `create:3:MakeSymlink:before`; the
+value is a pattern as the shell knows them, and the first point that matches is the end. The value
+`list` prints each point to stderr as it is passed. It is for tests, for the demo, and for whoever
+wants to see recovery at work: what it does to the program, kill -9 may do at any time.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from typing import Final
+
+VARIABLE: Final = "LAYERSTORE_FAILPOINT"
+
+
+def install(environment: Mapping[str, str]) -> None:
+    """Set the hook where the variable asks for one."""
+    wanted = environment.get(VARIABLE)
+    if wanted:
+        from layerstore.fs import trace
+
+        trace.set_trace(_lister if wanted == "list" else _killer(wanted))
+
+
+def _lister(point: str) -> None:
+    sys.stderr.write(f"{point}\n")
+    sys.stderr.flush()
+
+
+def _killer(pattern: str) -> Callable[[str], None]:
+    def kill(point: str) -> None:
+        if fnmatchcase(point, pattern):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return kill

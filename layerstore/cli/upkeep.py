@@ -1,0 +1,144 @@
+"""Owns the commands that keep a store in order: `status`, `recover`, `audit`, `cleanup`, `release`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from layerstore.cli import exits
+from layerstore.cli.app import App, Command, pass_app
+from layerstore.cli.output import many, size, when
+from layerstore.errors import LayerstoreError
+from layerstore.model import Settled, Severity
+
+
+@click.command("status", cls=Command)
+@pass_app
+def status_command(app: App) -> None:
+    """Show what the store is, what it holds, and what it runs on."""
+    with app.reader() as reader:
+        status = reader.status()
+    if app.out.json:
+        app.out.document(status=status)
+        return
+    owners = (f"process {o.pid} since {when(o.opened_at)}: {o.command}" for o in status.owners)
+    app.out.fields(
+        row
+        for row in (
+            ("Home", status.home),
+            ("Store", f"{status.store_id}, format {status.format}, schema {status.schema}"),
+            ("Layers", _layers(status.layers, status.damaged, status.max_depth)),
+            ("Mounts", f"{many(status.mounts, 'mount')}, {many(status.holds, 'hold')}"),
+            ("In flight", many(status.operations, "operation")),
+            ("Open in", "\n".join(owners) or "no process"),
+            ("Journal", f"event {status.seq}, {_bytes(status.database_bytes, status.wal_bytes)}"),
+            ("Durability", f"{status.durability}, synchronous {status.synchronous}"),
+            ("SQLite", f"{status.sqlite} by {status.sqlite_driver}, {status.journal_mode} mode"),
+            ("File system", status.file_system),
+            ("Probes", "\n".join(_probes(status.probes))),
+            ("Warnings", "\n".join(status.warnings)),
+        )
+        if row[1]
+    )
+
+
+def _layers(count: int, damaged: int, max_depth: int) -> str:
+    bad = f", {damaged} damaged" if damaged else ""
+    return f"{count}{bad}; at most {max_depth} below one"
+
+
+def _bytes(database: int, wal: int) -> str:
+    return f"{size(database)} and {size(wal)} of write-ahead log"
+
+
+def _probes(probes: Mapping[str, Any]) -> list[str]:
+    words = {True: "yes", False: "no", None: "unknown"}
+    return [
+        f"{key.replace('_', ' ')}: "
+        f"{words[value] if value is None or isinstance(value, bool) else value}"
+        for key, value in probes.items()
+    ]
+
+
+@click.command("recover", cls=Command)
+@pass_app
+def recover_command(app: App) -> None:
+    """Settle what dead processes left open, and say what was done.
+
+    Every command that writes does this first; this one does nothing else.
+    """
+    with app.store(tell=False) as store:
+        settled = (*store.settled, *store.recover())
+    if app.out.json:
+        app.out.document(settled=settled)
+        return
+    for item in settled:
+        app.out.line(settled_line(item))
+    if not settled:
+        app.out.note("There was nothing to settle.")
+
+
+def settled_line(item: Settled) -> str:
+    return f"{item.what:<10}  {item.layer or '-'}  {item.message}"
+
+
+@click.command("audit", cls=Command)
+@pass_app
+@click.pass_context
+def audit_command(ctx: click.Context, app: App) -> None:
+    """Compare journal, index, tree and mount table. Changes nothing.
+
+    The exit code is made of the bits of fsck(8): 0 if everything agrees, 4 if something was found,
+    8 if the audit could not run. Notes, which need no repair, are no findings in this sense.
+    """
+    from layerstore.audit import audit
+
+    try:
+        report = audit(app.settings.home)
+    except LayerstoreError as error:
+        app.fail(error, exit_code=exits.NOT_AUDITED)
+        ctx.exit(exits.NOT_AUDITED)
+    except OSError as error:
+        app.out.error(str(error), code="not-audited", exit_code=exits.NOT_AUDITED)
+        ctx.exit(exits.NOT_AUDITED)
+    bad = [item for item in report.findings if item.severity is not Severity.NOTE]
+    if app.out.json:
+        app.out.document(clean=not bad, findings=report.findings, checked=report.checked)
+    else:
+        if report.findings:
+            app.out.table(
+                ("SEVERITY", "CODE", "LAYER", "FINDING"),
+                ((f.severity.value, f.code, f.layer or "-", f.message) for f in report.findings),
+            )
+        counts = ", ".join(f"{count} {what}" for what, count in report.checked.items())
+        verdict = many(len(bad), "finding") if bad else "clean"
+        app.out.note(f"{verdict[0].upper()}{verdict[1:]}. Checked: {counts}.")
+    ctx.exit(exits.FINDINGS if bad else 0)
+
+
+@click.command("cleanup", cls=Command)
+@pass_app
+def cleanup_command(app: App) -> None:
+    """Unmount what this store mounted and nobody holds any more; print the layers' ids."""
+    with app.store() as store:
+        _print_ids(app, unmounted=store.cleanup())
+
+
+@click.command("release", cls=Command)
+@click.argument("holder")
+@pass_app
+def release_command(app: App, holder: str) -> None:
+    """End all holds of a name that never returns; print the layers it held."""
+    with app.store() as store:
+        _print_ids(app, released=store.release(holder))
+
+
+def _print_ids(app: App, **ids: tuple[str, ...]) -> None:
+    if app.out.json:
+        app.out.document(**ids)
+    elif not app.out.quiet:
+        for listed in ids.values():
+            for layer in listed:
+                app.out.line(layer)

@@ -1,0 +1,81 @@
+"""Owns the tags of events and their JSON, both ways; it must not know tables or meanings.
+
+A tag is explicit and versioned, so that a class can be renamed; the day a v2 exists, v1 is upcast
+here on read. An unknown tag or a bad field is one error that names the row.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+import cattrs
+from cattrs.gen import make_dict_structure_fn
+
+from layerstore import events as e
+from layerstore.errors import JournalDamaged
+
+TAGS: Final[dict[str, type[Any]]] = {
+    "store.initialized.v1": e.StoreInitialized,
+    "store.rebuilt.v1": e.StoreRebuilt,
+    "layer.create.intended.v1": e.LayerCreateIntended,
+    "layer.created.v1": e.LayerCreated,
+    "layer.create.undone.v1": e.LayerCreateUndone,
+    "layer.mount.intended.v1": e.LayerMountIntended,
+    "layer.mounted.v1": e.LayerMounted,
+    "layer.mount.undone.v1": e.LayerMountUndone,
+    "layer.unmount.intended.v1": e.LayerUnmountIntended,
+    "layer.unmounted.v1": e.LayerUnmounted,
+    "layer.unmount.undone.v1": e.LayerUnmountUndone,
+    "hold.taken.v1": e.HoldTaken,
+    "hold.released.v1": e.HoldReleased,
+    "holds.ended.v1": e.HoldsEnded,
+    "mount.found.v1": e.MountFound,
+    "layer.remove.intended.v1": e.LayerRemoveIntended,
+    "layer.removed.v1": e.LayerRemoved,
+    "layer.remove.undone.v1": e.LayerRemoveUndone,
+    "trash.empty.intended.v1": e.TrashEmptyIntended,
+    "trash.emptied.v1": e.TrashEmptied,
+    "trash.empty.undone.v1": e.TrashEmptyUndone,
+    "layer.adopted.v1": e.LayerAdopted,
+    "layer.isolated.v1": e.LayerIsolated,
+    "layer.restored.v1": e.LayerRestored,
+    "tree.correct.intended.v1": e.TreeCorrectIntended,
+    "tree.corrected.v1": e.TreeCorrected,
+    "tree.correct.undone.v1": e.TreeCorrectUndone,
+    "owner.died.v1": e.OwnerDied,
+    "operation.claimed.v1": e.OperationClaimed,
+    "operation.abandoned.v1": e.OperationAbandoned,
+}
+_TAG_OF: Final = {cls: tag for tag, cls in TAGS.items()}
+
+_converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)
+for _cls in TAGS.values():
+    _converter.register_structure_hook(
+        _cls, make_dict_structure_fn(_cls, _converter, _cattrs_forbid_extra_keys=True)
+    )
+
+
+def encode(event: e.Event) -> tuple[str, str]:
+    """The tag and the JSON text of an event."""
+    return _TAG_OF[type(event)], json.dumps(
+        _converter.unstructure(event), separators=(",", ":"), ensure_ascii=False
+    )
+
+
+def decode(kind: str, data: str, *, seq: int) -> e.Event:
+    """The event of a row; raises JournalDamaged, naming the row, for one that cannot be read."""
+    cls = TAGS.get(kind)
+    if cls is None:
+        raise JournalDamaged(
+            f"Row {seq} of the journal has the unknown kind {kind!r}.",
+            hint="It was written by a newer layerstore, or the row is damaged.",
+        )
+    try:
+        event: e.Event = _converter.structure(json.loads(data), cls)
+    except Exception as error:  # cattrs and json raise many kinds; all mean the same here
+        raise JournalDamaged(
+            f"Row {seq} of the journal ({kind}) cannot be read: {error}.",
+            hint="'layerstore db rebuild' begins a new journal from the tree.",
+        ) from error
+    return event

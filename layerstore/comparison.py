@@ -1,0 +1,273 @@
+"""Owns bringing index and tree together after an unclean end; it must not delete content.
+
+The tree is listed first and the journal read afterwards; what is in flight is left alone. Each
+correction is an operation of its own, whose intent transaction checks the finding again. What is
+not understood is left as it is, for the audit to report.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import attrs
+
+from layerstore import events as e
+from layerstore import model as m
+from layerstore import recovery, rows
+from layerstore.audit.tree import Tree, survey
+from layerstore.db import statements as sql
+from layerstore.errors import LayerstoreError
+from layerstore.fs import files, layout, mountinfo
+from layerstore.journal import InFlight, Transaction
+from layerstore.model import MAX_DEPTH
+from layerstore.recovery import Hands
+
+UNKNOWN = "unknown"
+"""The holder of a mount that is there and whose holders are not known."""
+
+
+@attrs.frozen
+class Indexed:
+    """What the index says about one layer, as far as the tree can agree."""
+
+    id: str
+    link: str
+    parent: str | None
+    lower: str
+    damage: str | None
+
+
+def compare(hands: Hands) -> Iterator[m.Settled]:
+    """Compare the whole tree with the index, and settle what can be settled safely."""
+    tree = survey(hands.home)
+    read = hands.journal.database.read
+    index = {row[0]: Indexed(*row) for row in read(sql.SELECT_INDEX)}
+    operations = [rows.operation(row) for row in read(sql.SELECT_OPERATIONS)]
+    busy = {operation.layer for operation in operations} | {o.id for o in operations}
+    yield from _finish_removes(hands, tree, index, busy)
+    yield from _check_indexed(hands, tree, index, busy)
+    yield from _adopt(hands, tree, index, busy)
+    yield from _drop_links(hands, tree, index)
+    yield from _sweep(hands, tree, busy)
+    yield from _check_mounts(hands, tree)
+
+
+def _attempt(
+    hands: Hands, what: str, layer: str, message: str, act: Callable[[Hands], bool]
+) -> Iterator[m.Settled]:
+    """One correction; whatever goes wrong with it stays with it."""
+    try:
+        if act(hands):
+            yield m.Settled(what, layer, message)
+    except InFlight:
+        pass
+    except (LayerstoreError, OSError) as error:
+        yield m.Settled("failed", layer, f"{message}: {error}")
+
+
+def _operation(
+    decide: Callable[[Transaction, str], e.Intent | None],
+) -> Callable[[Hands], bool]:
+    return lambda hands: recovery.run(hands, decide) is not None
+
+
+def _single(decide: Callable[[Transaction], e.Event | None]) -> Callable[[Hands], bool]:
+    """A correction that is one event in one transaction."""
+
+    def act(hands: Hands) -> bool:
+        with hands.journal.transaction(full=hands.full) as transaction:
+            event = decide(transaction)
+            if event is not None:
+                transaction.append(event)
+            return event is not None
+
+    return act
+
+
+def _finish_removes(
+    hands: Hands, tree: Tree, index: dict[str, Indexed], busy: set[str]
+) -> Iterator[m.Settled]:
+    """A layer that lies in the trash was being removed, and the intent of that was lost."""
+    lying = {link: name for name, link in tree.trash.items() if link and name not in busy}
+    for layer in list(index.values()):
+        if layer.link in lying and layer.id not in tree.layers and layer.id not in busy:
+
+            def decide(tx: Transaction, _: str, layer: Indexed = layer) -> e.Intent | None:
+                tx.require_idle(layer.id)
+                if tx.layer(layer.id) is None or tx.one(sql.COUNT_CHILDREN, id=layer.id) != (0,):
+                    return None
+                me = hands.journal.author.owner
+                return e.LayerRemoveIntended(
+                    layer.id, layer.link, me, mounted=False, probe=False, durable=hands.full
+                )
+
+            message = f"the removal of {layer.id} was finished"
+            done = list(_attempt(hands, "finished", layer.id, message, _operation(decide)))
+            if any(item.what == "finished" for item in done):
+                del index[layer.id]
+            yield from done
+
+
+def _check_indexed(
+    hands: Hands, tree: Tree, index: dict[str, Indexed], busy: set[str]
+) -> Iterator[m.Settled]:
+    """Every layer of the index: its directory, its files, its link."""
+    for layer in index.values():
+        if layer.id in busy:
+            continue
+        damage = _damage(tree, layer)
+        if damage is None and tree.links.get(layer.link, "") == "":
+            yield from _restore_link(hands, layer)
+        if damage == layer.damage:
+            continue
+        event = e.LayerIsolated(layer.id, damage) if damage else e.LayerRestored(layer.id)
+
+        def decide(
+            tx: Transaction, event: e.Event = event, layer: Indexed = layer
+        ) -> e.Event | None:
+            tx.require_idle(layer.id)
+            return event if tx.layer(layer.id) is not None else None
+
+        what = "isolated" if damage else "restored"
+        message = f"{layer.id} cannot be used: {damage}" if damage else f"{layer.id} is whole again"
+        yield from _attempt(hands, what, layer.id, message, _single(decide))
+
+
+def _damage(tree: Tree, layer: Indexed) -> str | None:
+    """Why a layer of the index cannot be used as the tree is, or None."""
+    found = tree.layers.get(layer.id)
+    if found is None:
+        return "its directory is gone"
+    if layout.DIFF not in found.names:
+        return "it has no diff directory"
+    if found.link != layer.link:
+        return files.difference("link", found.link, layer.link)
+    if (found.lower or "") != layer.lower or (found.lower is not None) != bool(layer.lower):
+        return files.difference("lower", found.lower, layer.lower)
+    reads = tree.links.get(layer.link, "")
+    if reads and reads != layout.link_target(layer.id):
+        return f"l/{layer.link} leads to {reads!r}"
+    return None
+
+
+def _restore_link(hands: Hands, layer: Indexed) -> Iterator[m.Settled]:
+    def decide(tx: Transaction, _: str) -> e.Intent | None:
+        tx.require_idle(layer.id)
+        if tx.layer(layer.id) is None:
+            return None
+        return e.TreeCorrectIntended(layer.id, "restore-link", layer.link)
+
+    message = f"l/{layer.link} was made anew for {layer.id}"
+    yield from _attempt(hands, "corrected", layer.id, message, _operation(decide))
+
+
+def _adopt(
+    hands: Hands, tree: Tree, index: dict[str, Indexed], busy: set[str]
+) -> Iterator[m.Settled]:
+    """Whole layers that the index does not know: the tree decides that they exist."""
+    links = [found.link for found in tree.layers.values()]
+    unknown = [name for name in tree.layers if name not in index and name not in busy]
+    for name in sorted(unknown, key=lambda n: (len(tree.layers[n].lower or ""), n)):
+        found = tree.layers[name]
+        if tree.broken(name) or links.count(found.link) > 1:
+            continue
+        first = (found.lower or "").partition(":")[0]
+        parent = tree.owner_of(first[2:]) if first else None
+        depth = len(found.lower.split(":")) if found.lower else 0
+        event = e.LayerAdopted(
+            layer=name,
+            link=found.link or "",
+            parent=parent,
+            lower=found.lower or "",
+            depth=depth,
+            committed=found.committed,
+            reason="the index did not know it",
+        )
+
+        def decide(tx: Transaction, event: e.LayerAdopted = event) -> e.Event | None:
+            tx.require_idle(event.layer)
+            parent_known = event.parent is None or tx.layer(event.parent) is not None
+            known = tx.layer(event.layer) or tx.one(sql.SELECT_LAYER_BY_LINK, link=event.link)
+            whole = files.read_link(hands.home, event.layer) == event.link
+            fits = parent_known and event.depth <= MAX_DEPTH
+            return event if whole and fits and not known else None
+
+        message = f"{name} was taken into the index"
+        yield from _attempt(hands, "adopted", name, message, _single(decide))
+
+
+def _drop_links(hands: Hands, tree: Tree, index: dict[str, Indexed]) -> Iterator[m.Settled]:
+    """Links that lead nowhere and that no layer knows: what a lost intent of a create leaves."""
+    known = {layer.link for layer in index.values()}
+    known |= {found.link for found in tree.layers.values() if found.link}
+    for link in tree.links:
+        path = f"{hands.home}/{layout.short_link(link)}"
+        if link in known or os.path.exists(path) or not os.path.islink(path):
+            continue
+
+        def decide(tx: Transaction, _: str, link: str = link) -> e.Intent | None:
+            if tx.one(sql.SELECT_LAYER_BY_LINK, link=link) is not None:
+                return None
+            return e.TreeCorrectIntended(layout.short_link(link), "drop-link", link)
+
+        message = f"l/{link} led nowhere and was removed"
+        yield from _attempt(hands, "corrected", f"l/{link}", message, _operation(decide))
+
+
+def _sweep(hands: Hands, tree: Tree, busy: set[str]) -> Iterator[m.Settled]:
+    """What lies in staging or trash and belongs to no operation."""
+    for name in sorted(tree.staging):
+        if name.partition("-")[0] in busy:
+            continue
+        intent = e.TreeCorrectIntended(layout.staging(name), "sweep-staging", name)
+        message = f"staging/{name} was swept"
+        yield from _attempt(
+            hands, "corrected", intent.layer, message, _operation(_unless_known(name, intent))
+        )
+    for name in sorted(tree.trash):
+        if name not in busy:
+            empty = e.TrashEmptyIntended(layout.trash(name), name)
+            message = f"trash/{name} was emptied"
+            yield from _attempt(
+                hands, "corrected", empty.layer, message, _operation(_unless_known(name, empty))
+            )
+
+
+def _unless_known(
+    name: str, intent: e.TreeCorrectIntended | e.TrashEmptyIntended
+) -> Callable[[Transaction, str], e.Intent | None]:
+    def decide(tx: Transaction, _: str) -> e.Intent | None:
+        tx.require_idle(intent.layer)
+        return None if tx.operation(name.partition("-")[0]) is not None else intent
+
+    return decide
+
+
+def _check_mounts(hands: Hands, tree: Tree) -> Iterator[m.Settled]:
+    """Mounts that the index does not know get a holder; those that are gone are forgotten."""
+    for name, found in tree.layers.items():
+        if not found.mounted:
+            continue
+
+        def decide(tx: Transaction, name: str = name) -> e.Event | None:
+            return found_mount(hands.home, tx, name)
+
+        message = f"{name} was found mounted; its holder is called {UNKNOWN!r}"
+        yield from _attempt(hands, "adopted", name, message, _single(decide))
+    for row in hands.journal.database.read(sql.SELECT_MOUNTS):
+        mount = rows.mount(row)
+        if not mountinfo.is_mount_root(f"{hands.home}/{layout.merged(mount.layer)}"):
+            yield from recovery.end_mount(hands, mount, reason="lost")
+
+
+def found_mount(home: str, tx: Transaction, layer: str) -> e.MountFound | None:
+    """The event for a mount that the kernel has and the index has not."""
+    merged = f"{home}/{layout.merged(layer)}"
+    tx.require_idle(layer)
+    if tx.layer(layer) is None or tx.one(sql.SELECT_MOUNT, layer=layer) is not None:
+        return None
+    if not mountinfo.is_mount_root(merged):
+        return None
+    read_only = bool(os.statvfs(merged).f_flag & os.ST_RDONLY)
+    return e.MountFound(layer, UNKNOWN, mountinfo.mount_id(merged), read_only)

@@ -1,0 +1,142 @@
+"""Owns the settings and where their values come from; it must not read the environment itself.
+
+Increasing precedence: built in, `/etc/layerstore.toml`, the user's own file
+(`$XDG_CONFIG_HOME/layerstore.toml`), environment variables (`LAYERSTORE_HOME` and so on), flags.
+`LAYERSTORE_CONFIG` names one file that is read instead of the two. A file may hold the keys of
+`Settings` and nothing else; a variable that is no setting is left alone, since others (tests, a
+container's service variables) use the prefix too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import attrs
+
+from layerstore.errors import InvalidOption, LayerstoreError
+from layerstore.model import Durability, check_holder
+
+PREFIX: Final = "LAYERSTORE_"
+SYSTEM_FILE: Final = "/etc/layerstore.toml"
+FILE_NAME: Final = "layerstore.toml"
+DEFAULT_HOME: Final = "/var/lib/layerstore"
+DEFAULT_HOLDER: Final = "cli"
+DEFAULT_TIMEOUT: Final = 30.0
+
+
+def _home(value: object) -> Path:
+    if not isinstance(value, str) or not value:
+        raise ValueError("it must be a path")
+    return Path(os.path.abspath(value))
+
+
+def _holder(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("it must be a name")
+    return check_holder(value)
+
+
+def _timeout(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError("it must be a number of seconds")
+    seconds = float(value)
+    if not 0 <= seconds < float("inf"):
+        raise ValueError("it must be a number of seconds, 0 or more")
+    return seconds
+
+
+def _durability(value: object) -> Durability:
+    if not isinstance(value, str) or value not in {"full", "process"}:
+        raise ValueError("it must be 'full' or 'process'")
+    return Durability(value)
+
+
+_CHECKS: Final[Mapping[str, Callable[[object], Any]]] = {
+    "home": _home,
+    "holder": _holder,
+    "timeout": _timeout,
+    "durability": _durability,
+}
+
+
+def _frozen(value: Mapping[str, str]) -> Mapping[str, str]:
+    return MappingProxyType(dict(value))
+
+
+@attrs.frozen
+class Settings:
+    """What the command line works with. `origins` says for each key where its value came from."""
+
+    home: Path = Path(DEFAULT_HOME)
+    holder: str = DEFAULT_HOLDER
+    timeout: float = DEFAULT_TIMEOUT
+    """Seconds to wait for an operation of somebody else."""
+    durability: Durability = Durability.FULL
+    origins: Mapping[str, str] = attrs.field(factory=dict, converter=_frozen, hash=False)
+
+
+def files(environment: Mapping[str, str]) -> tuple[Path, ...]:
+    """The configuration files that there are, weakest first; a named one has to exist."""
+    named = environment.get(f"{PREFIX}CONFIG")
+    if named:
+        return (Path(named),)
+    own = environment.get("XDG_CONFIG_HOME") or os.path.join(
+        environment.get("HOME") or "/nonexistent", ".config"
+    )
+    candidates = (Path(SYSTEM_FILE), Path(own) / FILE_NAME)
+    return tuple(path for path in candidates if path.is_file())
+
+
+def read_file(path: Path) -> dict[str, object]:
+    """The table of a configuration file, unchecked; InvalidOption where it is none."""
+    import tomllib
+
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise InvalidOption(
+            f"The configuration file {path} cannot be read: {error.strerror}."
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidOption(f"The configuration file {path} is not TOML: {error}.") from error
+
+
+def from_environment(environment: Mapping[str, str]) -> dict[str, object]:
+    """The settings among environment variables; an empty variable counts as unset."""
+    named = {key: environment.get(f"{PREFIX}{key.upper()}") for key in _CHECKS}
+    return {key: value for key, value in named.items() if value}
+
+
+def load(environment: Mapping[str, str], flags: Mapping[str, object]) -> Settings:
+    """The settings in effect. A flag whose value is None was not given."""
+    sources = [(str(path), read_file(path)) for path in files(environment)]
+    sources.append(("the environment", from_environment(environment)))
+    sources.append(("flags", {key: value for key, value in flags.items() if value is not None}))
+    return combine(sources)
+
+
+def combine(sources: list[tuple[str, dict[str, object]]]) -> Settings:
+    """Settings from (where, mapping) pairs, the weakest first; an unknown key is InvalidOption."""
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for where, mapping in sources:
+        for key, value in mapping.items():
+            check = _CHECKS.get(key)
+            if check is None:
+                known = ", ".join(_CHECKS)
+                raise InvalidOption(
+                    f"{where}: {key!r} is no setting.", hint=f"Settings are: {known}."
+                )
+            try:
+                values[key] = check(value)
+            except LayerstoreError as error:
+                raise InvalidOption(f"{where}: {key}: {error.message}", hint=error.hint) from error
+            except ValueError as error:
+                raise InvalidOption(f"{where}: {key} is {value!r}: {error}.") from error
+            origins[key] = where
+    return Settings(**values, origins=origins)

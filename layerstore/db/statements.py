@@ -1,0 +1,88 @@
+"""Owns the SQL text of every statement; it must not be edited: tools/generate_statements.py writes it.
+
+SQLAlchemy Core compiled these once, so that neither a verb nor a query imports SQLAlchemy.
+"""
+
+from typing import Final
+
+REVISION: Final = "0001"
+CREATE: Final = (
+    'CREATE TABLE events ( seq INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, epoch TEXT NOT NULL, operation TEXT, owner TEXT NOT NULL, boot_id TEXT NOT NULL, at INTEGER NOT NULL, kind TEXT NOT NULL, layer TEXT, data TEXT NOT NULL )',
+    'CREATE INDEX ix_events_layer ON events (layer, seq)',
+    'CREATE TABLE layers ( id TEXT NOT NULL, link TEXT NOT NULL, parent TEXT, lower TEXT NOT NULL, depth INTEGER NOT NULL, read_write INTEGER NOT NULL, committed INTEGER NOT NULL, labels TEXT NOT NULL, storage_options TEXT NOT NULL, mount_label TEXT NOT NULL, created_at INTEGER NOT NULL, created_seq INTEGER NOT NULL, durable INTEGER NOT NULL, used INTEGER NOT NULL, draining INTEGER NOT NULL, damage TEXT, CONSTRAINT pk_layers PRIMARY KEY (id), CONSTRAINT uq_layers_link UNIQUE (link), CONSTRAINT fk_layers_parent FOREIGN KEY(parent) REFERENCES layers (id) )',
+    'CREATE INDEX ix_layers_parent ON layers (parent, id)',
+    'CREATE TABLE meta ( "key" TEXT NOT NULL, value TEXT NOT NULL, CONSTRAINT pk_meta PRIMARY KEY ("key") )',
+    'CREATE TABLE operations ( id TEXT NOT NULL, verb TEXT NOT NULL, layer TEXT NOT NULL, owner TEXT NOT NULL, intent_seq INTEGER NOT NULL, started_at INTEGER NOT NULL, abandoned INTEGER NOT NULL, CONSTRAINT pk_operations PRIMARY KEY (id), CONSTRAINT uq_operations_layer UNIQUE (layer) )',
+    'CREATE TABLE owners ( id TEXT NOT NULL, pid INTEGER NOT NULL, started INTEGER NOT NULL, boot_id TEXT NOT NULL, mount_id INTEGER NOT NULL, command TEXT NOT NULL, durability TEXT NOT NULL, opened_at INTEGER NOT NULL, closed_at INTEGER, CONSTRAINT pk_owners PRIMARY KEY (id) )',
+    'CREATE INDEX ix_owners_open ON owners (opened_at) WHERE closed_at IS NULL',
+    'CREATE TABLE holds ( layer TEXT NOT NULL, holder TEXT NOT NULL, count INTEGER NOT NULL, owner TEXT NOT NULL, since_at INTEGER NOT NULL, since_seq INTEGER NOT NULL, CONSTRAINT pk_holds PRIMARY KEY (layer, holder), CONSTRAINT fk_holds_layer FOREIGN KEY(layer) REFERENCES layers (id) )',
+    'CREATE INDEX ix_holds_holder ON holds (holder)',
+    'CREATE TABLE mounts ( layer TEXT NOT NULL, read_only INTEGER NOT NULL, mount_id INTEGER NOT NULL, boot_id TEXT NOT NULL, since_at INTEGER NOT NULL, since_seq INTEGER NOT NULL, CONSTRAINT pk_mounts PRIMARY KEY (layer), CONSTRAINT fk_mounts_layer FOREIGN KEY(layer) REFERENCES layers (id) )',
+)
+EVENTS_COLUMNS: Final = ('seq', 'epoch', 'operation', 'owner', 'boot_id', 'at', 'kind', 'layer', 'data')
+LAYERS_COLUMNS: Final = ('id', 'link', 'parent', 'lower', 'depth', 'read_write', 'committed', 'labels', 'storage_options', 'mount_label', 'created_at', 'created_seq', 'durable', 'used', 'draining', 'damage')
+META_COLUMNS: Final = ('key', 'value')
+OPERATIONS_COLUMNS: Final = ('id', 'verb', 'layer', 'owner', 'intent_seq', 'started_at', 'abandoned')
+OWNERS_COLUMNS: Final = ('id', 'pid', 'started', 'boot_id', 'mount_id', 'command', 'durability', 'opened_at', 'closed_at')
+HOLDS_COLUMNS: Final = ('layer', 'holder', 'count', 'owner', 'since_at', 'since_seq')
+MOUNTS_COLUMNS: Final = ('layer', 'read_only', 'mount_id', 'boot_id', 'since_at', 'since_seq')
+LAYER_COLUMNS: Final = ('id', 'link', 'parent', 'lower', 'depth', 'read_write', 'committed', 'labels', 'storage_options', 'mount_label', 'created_at', 'created_seq', 'durable', 'used', 'draining', 'damage', 'verb')
+HOLD_COLUMNS: Final = ('layer', 'holder', 'count', 'owner', 'since_at', 'since_seq', 'pid', 'started', 'boot_id', 'command', 'opened_at', 'closed_at')
+SELECT_META: Final = 'SELECT meta."key", meta.value FROM meta'
+PUT_META: Final = 'INSERT INTO meta ("key", value) VALUES (:key, :value) ON CONFLICT ("key") DO UPDATE SET value = :value'
+INSERT_EVENT: Final = 'INSERT INTO events (epoch, operation, owner, boot_id, at, kind, layer, data) VALUES (:epoch, :operation, :owner, :boot_id, :at, :kind, :layer, :data)'
+INSERT_EVENT_AT: Final = 'INSERT INTO events (seq, epoch, operation, owner, boot_id, at, kind, layer, data) VALUES (:seq, :epoch, :operation, :owner, :boot_id, :at, :kind, :layer, :data)'
+SELECT_EVENT: Final = 'SELECT events.seq, events.epoch, events.operation, events.owner, events.boot_id, events.at, events.kind, events.layer, events.data FROM events WHERE events.seq = :seq'
+SELECT_EVENTS: Final = 'SELECT events.seq, events.epoch, events.operation, events.owner, events.boot_id, events.at, events.kind, events.layer, events.data FROM events WHERE events.seq > :after AND events.seq <= :last ORDER BY events.seq LIMIT :page OFFSET 0'
+SELECT_LAYER_EVENTS: Final = 'SELECT events.seq, events.epoch, events.operation, events.owner, events.boot_id, events.at, events.kind, events.layer, events.data FROM events WHERE events.layer = :layer AND events.seq > :after AND events.seq <= :last ORDER BY events.seq LIMIT :page OFFSET 0'
+LAST_SEQ: Final = 'SELECT coalesce(max(events.seq), 0) AS coalesce_1 FROM events'
+INSERT_OWNER: Final = 'INSERT INTO owners (id, pid, started, boot_id, mount_id, command, durability, opened_at, closed_at) VALUES (:id, :pid, :started, :boot_id, :mount_id, :command, :durability, :opened_at, :closed_at)'
+CLOSE_OWNER: Final = 'UPDATE owners SET closed_at=:at WHERE owners.id = :id'
+SELECT_OWNER: Final = 'SELECT owners.id, owners.pid, owners.started, owners.boot_id, owners.mount_id, owners.command, owners.durability, owners.opened_at, owners.closed_at FROM owners WHERE owners.id = :id'
+SELECT_OPEN_OWNERS: Final = 'SELECT owners.id, owners.pid, owners.started, owners.boot_id, owners.mount_id, owners.command, owners.durability, owners.opened_at, owners.closed_at FROM owners WHERE owners.closed_at IS NULL ORDER BY owners.opened_at'
+SELECT_OWNERS: Final = 'SELECT owners.id, owners.pid, owners.started, owners.boot_id, owners.mount_id, owners.command, owners.durability, owners.opened_at, owners.closed_at FROM owners ORDER BY owners.opened_at'
+INSERT_OPERATION: Final = 'INSERT INTO operations (id, verb, layer, owner, intent_seq, started_at, abandoned) VALUES (:id, :verb, :layer, :owner, :intent_seq, :started_at, :abandoned)'
+DELETE_OPERATION: Final = 'DELETE FROM operations WHERE operations.id = :operation'
+CLAIM_OPERATION: Final = 'UPDATE operations SET owner=:owner, abandoned=0 WHERE operations.id = :operation'
+ABANDON_OPERATION: Final = 'UPDATE operations SET abandoned=1 WHERE operations.id = :operation'
+SELECT_OPERATION: Final = 'SELECT operations.id, operations.verb, operations.layer, operations.owner, operations.intent_seq, operations.started_at, operations.abandoned FROM operations WHERE operations.id = :operation'
+SELECT_OPERATION_ON: Final = 'SELECT operations.id, operations.verb, operations.layer, operations.owner, operations.intent_seq, operations.started_at, operations.abandoned FROM operations WHERE operations.layer = :layer'
+SELECT_OPERATIONS: Final = 'SELECT operations.id, operations.verb, operations.layer, operations.owner, operations.intent_seq, operations.started_at, operations.abandoned FROM operations ORDER BY operations.intent_seq'
+INSERT_LAYER: Final = 'INSERT INTO layers (id, link, parent, lower, depth, read_write, committed, labels, storage_options, mount_label, created_at, created_seq, durable, used, draining, damage) VALUES (:id, :link, :parent, :lower, :depth, :read_write, :committed, :labels, :storage_options, :mount_label, :created_at, :created_seq, :durable, :used, :draining, :damage)'
+SELECT_LAYER: Final = 'SELECT layers.id, layers.link, layers.parent, layers.lower, layers.depth, layers.read_write, layers.committed, layers.labels, layers.storage_options, layers.mount_label, layers.created_at, layers.created_seq, layers.durable, layers.used, layers.draining, layers.damage, operations.verb FROM layers LEFT OUTER JOIN operations ON operations.layer = layers.id WHERE layers.id = :id'
+SELECT_LAYER_BY_LINK: Final = 'SELECT layers.id, layers.link, layers.parent, layers.lower, layers.depth, layers.read_write, layers.committed, layers.labels, layers.storage_options, layers.mount_label, layers.created_at, layers.created_seq, layers.durable, layers.used, layers.draining, layers.damage, operations.verb FROM layers LEFT OUTER JOIN operations ON operations.layer = layers.id WHERE layers.link = :link'
+SELECT_LAYERS: Final = 'SELECT layers.id, layers.link, layers.parent, layers.lower, layers.depth, layers.read_write, layers.committed, layers.labels, layers.storage_options, layers.mount_label, layers.created_at, layers.created_seq, layers.durable, layers.used, layers.draining, layers.damage, operations.verb FROM layers LEFT OUTER JOIN operations ON operations.layer = layers.id WHERE layers.id > :after ORDER BY layers.id LIMIT :page OFFSET 0'
+SELECT_CHILDREN: Final = 'SELECT layers.id, layers.link, layers.parent, layers.lower, layers.depth, layers.read_write, layers.committed, layers.labels, layers.storage_options, layers.mount_label, layers.created_at, layers.created_seq, layers.durable, layers.used, layers.draining, layers.damage, operations.verb FROM layers LEFT OUTER JOIN operations ON operations.layer = layers.id WHERE layers.parent = :id ORDER BY layers.id LIMIT :page OFFSET 0'
+COUNT_CHILDREN: Final = 'SELECT count(*) AS count_1 FROM layers WHERE layers.parent = :id'
+SELECT_ANCESTORS: Final = 'WITH RECURSIVE above(id, parent, step) AS (SELECT layers.id AS id, layers.parent AS parent, 0 AS step FROM layers WHERE layers.id = :id UNION ALL SELECT layers.id AS id, layers.parent AS parent, above.step + 1 AS anon_1 FROM layers, above WHERE layers.id = above.parent) SELECT layers.id, layers.link, layers.parent, layers.lower, layers.depth, layers.read_write, layers.committed, layers.labels, layers.storage_options, layers.mount_label, layers.created_at, layers.created_seq, layers.durable, layers.used, layers.draining, layers.damage, operations.verb FROM layers LEFT OUTER JOIN operations ON operations.layer = layers.id JOIN above ON above.id = layers.id WHERE above.step > 0 ORDER BY above.step'
+SELECT_CHAIN_IDS: Final = 'WITH RECURSIVE above(id, parent, step) AS (SELECT layers.id AS id, layers.parent AS parent, 0 AS step FROM layers WHERE layers.id = :id UNION ALL SELECT layers.id AS id, layers.parent AS parent, above.step + 1 AS anon_1 FROM layers, above WHERE layers.id = above.parent) SELECT above.id FROM above WHERE above.step > 0 ORDER BY above.step'
+SELECT_DESCENDANTS: Final = 'WITH RECURSIVE below(id) AS (SELECT layers.id AS id FROM layers WHERE layers.parent = :id UNION ALL SELECT layers.id AS id FROM layers, below WHERE layers.parent = below.id) SELECT layers.id, layers.link, layers.parent, layers.lower, layers.depth, layers.read_write, layers.committed, layers.labels, layers.storage_options, layers.mount_label, layers.created_at, layers.created_seq, layers.durable, layers.used, layers.draining, layers.damage, operations.verb FROM layers LEFT OUTER JOIN operations ON operations.layer = layers.id JOIN below ON below.id = layers.id ORDER BY layers.depth, layers.id'
+DELETE_LAYER: Final = 'DELETE FROM layers WHERE layers.id = :id'
+COMMIT_PARENT: Final = 'UPDATE layers SET committed=1, durable=CASE WHEN (:durable = 1) THEN 1 ELSE layers.durable END, used=1, draining=0 WHERE layers.id = :id'
+USE_PARENT: Final = 'UPDATE layers SET used=1 WHERE layers.id = :id'
+CREATED_LAYER: Final = 'UPDATE layers SET created_at=:at, created_seq=:seq WHERE layers.id = :id'
+MOUNT_LAYER: Final = 'UPDATE layers SET durable=CASE WHEN (:read_only = 1) THEN layers.durable ELSE 0 END, used=1 WHERE layers.id = :id'
+HOLD_LAYER: Final = 'UPDATE layers SET durable=CASE WHEN (layers.parent IS NULL AND layers.committed = 0) THEN 0 ELSE layers.durable END, used=1 WHERE layers.id = :id'
+DRAIN_LAYER: Final = 'UPDATE layers SET draining=:draining WHERE layers.id = :id'
+DAMAGE_LAYER: Final = 'UPDATE layers SET damage=:damage WHERE layers.id = :id'
+COUNT_LAYERS: Final = 'SELECT count(*) AS count_1, coalesce(sum(CAST(layers.damage IS NOT NULL AS INTEGER)), 0) AS coalesce_1 FROM layers'
+SELECT_INDEX: Final = 'SELECT layers.id, layers.link, layers.parent, layers.lower, layers.damage FROM layers ORDER BY layers.depth, layers.id'
+SELECT_LAYERS_BY_PREFIX: Final = 'SELECT layers.id FROM layers WHERE layers.id >= :low AND layers.id < :high ORDER BY layers.id LIMIT :page OFFSET 0'
+TAKE_HOLD: Final = 'INSERT INTO holds (layer, holder, count, owner, since_at, since_seq) VALUES (:layer, :holder, 1, :owner, :since_at, :since_seq) ON CONFLICT (layer, holder) DO UPDATE SET count = (holds.count + 1)'
+RELEASE_HOLD: Final = 'UPDATE holds SET count=(holds.count - 1) WHERE holds.layer = :layer AND holds.holder = :holder'
+DROP_EMPTY_HOLDS: Final = 'DELETE FROM holds WHERE holds.layer = :layer AND holds.holder = :holder AND holds.count <= 0'
+END_HOLDS: Final = 'DELETE FROM holds WHERE holds.layer = :layer AND holds.holder = :holder'
+END_HOLDS_OF: Final = 'DELETE FROM holds WHERE holds.holder = :holder'
+END_HOLDS_ON: Final = 'DELETE FROM holds WHERE holds.layer = :layer'
+SELECT_HOLD: Final = 'SELECT holds.count FROM holds WHERE holds.layer = :layer AND holds.holder = :holder'
+SUM_HOLDS: Final = 'SELECT coalesce(sum(holds.count), 0) AS coalesce_1 FROM holds WHERE holds.layer = :layer'
+COUNT_HOLDS: Final = 'SELECT coalesce(sum(holds.count), 0) AS coalesce_1 FROM holds'
+SELECT_HOLDS: Final = 'SELECT holds.layer, holds.holder, holds.count, holds.owner, holds.since_at, holds.since_seq, owners.pid, owners.started, owners.boot_id, owners.command, owners.opened_at, owners.closed_at FROM holds LEFT OUTER JOIN owners ON owners.id = holds.owner ORDER BY holds.layer, holds.since_seq'
+SELECT_HOLDS_ON: Final = 'SELECT holds.layer, holds.holder, holds.count, holds.owner, holds.since_at, holds.since_seq, owners.pid, owners.started, owners.boot_id, owners.command, owners.opened_at, owners.closed_at FROM holds LEFT OUTER JOIN owners ON owners.id = holds.owner WHERE holds.layer = :layer ORDER BY holds.since_seq'
+SELECT_HELD_BY: Final = 'SELECT holds.layer, holds.count FROM holds WHERE holds.holder = :holder ORDER BY holds.layer'
+INSERT_MOUNT: Final = 'INSERT INTO mounts (layer, read_only, mount_id, boot_id, since_at, since_seq) VALUES (:layer, :read_only, :mount_id, :boot_id, :since_at, :since_seq)'
+DELETE_MOUNT: Final = 'DELETE FROM mounts WHERE mounts.layer = :layer'
+SELECT_MOUNT: Final = 'SELECT mounts.layer, mounts.read_only, mounts.mount_id, mounts.boot_id, mounts.since_at, mounts.since_seq FROM mounts WHERE mounts.layer = :layer'
+SELECT_MOUNTS: Final = 'SELECT mounts.layer, mounts.read_only, mounts.mount_id, mounts.boot_id, mounts.since_at, mounts.since_seq FROM mounts ORDER BY mounts.layer'
+COUNT_MOUNTS: Final = 'SELECT count(*) AS count_1 FROM mounts'
+SELECT_UNHELD_MOUNTS: Final = 'SELECT mounts.layer, mounts.read_only, mounts.mount_id, mounts.boot_id, mounts.since_at, mounts.since_seq FROM mounts WHERE NOT (EXISTS (SELECT * FROM holds WHERE holds.layer = mounts.layer)) ORDER BY mounts.layer'

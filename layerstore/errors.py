@@ -1,0 +1,233 @@
+"""Owns every error that layerstore raises, with its exit code; it must not decide when to raise one.
+
+    LayerstoreError                     1   failed
+    ├── InvalidArgument                16   an argument that no store could accept
+    │   ├── InvalidLayerId
+    │   ├── InvalidHolder
+    │   └── InvalidOption
+    ├── NoStore                        10   nothing at this path is a layerstore
+    ├── StoreDamaged                    1   a store whose database is gone, garbled or another's
+    ├── SchemaTooNew                   12   the database was written by a newer layerstore
+    ├── Busy                           11   somebody else is at it; trying again may help
+    │   └── UpperBusy
+    ├── Refused                        13   the store's rules forbid it now
+    │   ├── StoreExists
+    │   ├── LayerExists
+    │   ├── HasChildren
+    │   ├── LayerHeld
+    │   └── TooDeep
+    ├── UnknownLayer                    1
+    ├── UnknownHolder                   1
+    ├── NotHeld                         1
+    ├── LayerDamaged                    1   this layer only; every other one is usable
+    ├── JournalDamaged                  1   a row of the journal cannot be read
+    ├── CannotCarryOverlay              1   the file system or kernel cannot do it
+    ├── OwnerLost                       1   this process was taken for dead and its work settled
+    ├── ForkedStore                     1   a Store used in another process than its own
+    ├── StoreClosed                     1
+    └── WritesRefused                   1   after a failed sync, until the store is reopened
+
+Each error says what the thing is (`message`) and, where there is one, the way out (`hint`).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class LayerstoreError(Exception):
+    """The root of the tree: `message` is a full sentence, `hint` the way out or empty."""
+
+    exit_code: ClassVar[int] = 1
+    meaning: ClassVar[str] = "failed"
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    @property
+    def code(self) -> str:
+        """A stable word for programs: the class name in lower case with dashes."""
+        name = type(self).__name__
+        return "".join(f"-{c.lower()}" if c.isupper() else c for c in name).lstrip("-")
+
+
+class InvalidArgument(LayerstoreError):
+    exit_code = 16
+    meaning = "usage: an argument that no store could accept"
+
+
+class InvalidLayerId(InvalidArgument):
+    def __init__(self, text: str, why: str) -> None:
+        super().__init__(
+            f"{text!r} cannot be a layer id: {why}.",
+            hint="A layer id is 1 to 128 of A-Z a-z 0-9 _ . - and starts with a letter or digit.",
+        )
+
+
+class InvalidHolder(InvalidArgument):
+    def __init__(self, text: str) -> None:
+        super().__init__(
+            f"{text!r} cannot be a holder's name.",
+            hint="A holder's name is 1 to 255 of A-Z a-z 0-9 _ . : / @ - and starts with a letter "
+            "or digit; names that start with 'owner:' are the store's own.",
+        )
+
+
+class InvalidOption(InvalidArgument):
+    pass
+
+
+class NoStore(LayerstoreError):
+    exit_code = 10
+    meaning = "there is no store at this path"
+
+
+class StoreDamaged(LayerstoreError):
+    pass
+
+
+class SchemaTooNew(LayerstoreError):
+    exit_code = 12
+    meaning = "the database was written by a newer layerstore"
+
+
+class Busy(LayerstoreError):
+    exit_code = 11
+    meaning = "busy: another operation or process is at it"
+
+
+class UpperBusy(Busy):
+    """The kernel says that an overlay somewhere still has this layer's `diff` as its upper."""
+
+    def __init__(self, layer: str, users: str) -> None:
+        super().__init__(
+            f"Layer {layer} is still in use by the kernel: {users}.",
+            hint="It is free when the last process that uses it ends; "
+            f"'layerstore holders {layer}' shows who that is.",
+        )
+
+
+class Refused(LayerstoreError):
+    exit_code = 13
+    meaning = "refused: the store's rules forbid it now (children, holders)"
+
+
+class StoreExists(Refused):
+    pass
+
+
+class LayerExists(Refused):
+    """`same_and_unused`: it was created with the same arguments and never used since."""
+
+    def __init__(self, layer: str, *, same_and_unused: bool = False, where: str = "index") -> None:
+        message = f"Layer {layer} exists already."
+        hint = f"'layerstore inspect {layer}' shows it; remove it first, or take another id."
+        if where == "tree":
+            message = f"The tree has {layer} already, and the index does not know it."
+            hint = "'layerstore audit' says what it is."
+        super().__init__(message, hint=hint)
+        self.layer = layer
+        self.same_and_unused = same_and_unused
+
+
+class HasChildren(Refused):
+    def __init__(self, layer: str, children: tuple[str, ...], count: int) -> None:
+        names = ", ".join(children)
+        more = f" and {count - len(children)} more" if count > len(children) else ""
+        super().__init__(
+            f"Layer {layer} has children: {names}{more}.", hint="Remove the children first."
+        )
+        self.layer = layer
+        self.children = children
+
+
+class LayerHeld(Refused):
+    def __init__(self, layer: str, holders: tuple[str, ...]) -> None:
+        super().__init__(
+            f"Layer {layer} is held by {', '.join(holders)}.",
+            hint=f"'layerstore holders {layer}' shows since when and from where; "
+            f"'layerstore umount {layer} --holder NAME' gives a hold back.",
+        )
+        self.layer = layer
+        self.holders = holders
+
+
+class TooDeep(Refused):
+    def __init__(self, layer: str, depth: int, limit: int) -> None:
+        super().__init__(
+            f"Layer {layer} would have {depth} lower layers; the limit is {limit}.",
+            hint="The limit is a setting of the store (max_depth, at most 499).",
+        )
+
+
+class UnknownLayer(LayerstoreError):
+    def __init__(self, layer: str) -> None:
+        super().__init__(f"There is no layer {layer}.", hint="'layerstore ls' lists the layers.")
+        self.layer = layer
+
+
+class UnknownHolder(LayerstoreError):
+    def __init__(self, holder: str) -> None:
+        super().__init__(
+            f"{holder} holds nothing.", hint="'layerstore holders' lists who holds what."
+        )
+
+
+class NotHeld(LayerstoreError):
+    def __init__(self, layer: str, holder: str) -> None:
+        super().__init__(
+            f"Layer {layer} is not held by {holder}.",
+            hint=f"'layerstore holders {layer}' lists who holds it.",
+        )
+        self.layer = layer
+        self.holder = holder
+
+
+class LayerDamaged(LayerstoreError):
+    def __init__(self, layer: str, damage: str) -> None:
+        super().__init__(
+            f"Layer {layer} cannot be used: {damage}.",
+            hint="Every other layer is usable; 'layerstore audit' says what is wrong with this one.",
+        )
+        self.layer = layer
+        self.damage = damage
+
+
+class JournalDamaged(LayerstoreError):
+    pass
+
+
+class CannotCarryOverlay(LayerstoreError):
+    pass
+
+
+class OwnerLost(LayerstoreError):
+    def __init__(self, operation: str) -> None:
+        super().__init__(
+            f"Operation {operation} was taken over: this process was found dead and its work was "
+            "settled by another.",
+            hint="Close the store and open it again.",
+        )
+
+
+class ForkedStore(LayerstoreError):
+    def __init__(self, opened_in: int, used_in: int) -> None:
+        super().__init__(
+            f"This Store was opened by process {opened_in} and cannot be used in {used_in}.",
+            hint="Open the store anew in the child process.",
+        )
+
+
+class StoreClosed(LayerstoreError):
+    def __init__(self) -> None:
+        super().__init__("This Store is closed.", hint="Open it again with Store.open().")
+
+
+class WritesRefused(LayerstoreError):
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"The store takes no more writes: {why}.",
+            hint="Close it, see to the disk, and open it again.",
+        )

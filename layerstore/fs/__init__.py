@@ -1,0 +1,3 @@
+"""Owns everything that touches the disk and the kernel; it must not know the journal or the
+database.
+"""

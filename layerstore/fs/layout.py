@@ -1,0 +1,108 @@
+"""Owns the names on disk; it must not touch the disk.
+
+    <home>/
+    ├── l/<LINK> -> ../<id>/diff          LINK = 26 characters of A-Z2-7; the directory is 0700
+    ├── <id>/
+    │   ├── diff/                         the layer's own files (upper)
+    │   ├── link                          LINK, no newline
+    │   ├── lower                         l/<LINK>:l/<LINK>…, nearest first; absent without a parent
+    │   ├── committed                     empty; the layer has children
+    │   ├── work/                         only with a parent
+    │   └── merged/                       only while mounted
+    └── .layerstore/
+        ├── store.json                    store id, format, epoch, settings, high-water mark of seq
+        ├── store.lock                    held shared by every owner, exclusively by rebuild and migration
+        ├── journal.db (+ -wal, -shm)     0600
+        ├── staging/<operation>/          what a create is building; never the only copy of anything
+        ├── trash/<operation>/            what a remove has renamed away
+        ├── quarantine/<operation>/<name> what a rebuild set aside
+        └── owners/<owner>.lock           held by flock for the life of the process
+
+Every function returns a path relative to the home, as a string: hot paths join strings.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+LINKS: Final = "l"
+OWN: Final = ".layerstore"
+STORE_FILE: Final = f"{OWN}/store.json"
+STORE_LOCK: Final = f"{OWN}/store.lock"
+DATABASE: Final = f"{OWN}/journal.db"
+WRITE_LOCK: Final = f"{OWN}/write.lock"
+PROBES: Final = f"{OWN}/probes.json"
+STAGING: Final = f"{OWN}/staging"
+TRASH: Final = f"{OWN}/trash"
+QUARANTINE: Final = f"{OWN}/quarantine"
+OWNERS: Final = f"{OWN}/owners"
+
+DIFF: Final = "diff"
+LINK: Final = "link"
+LOWER: Final = "lower"
+COMMITTED: Final = "committed"
+WORK: Final = "work"
+MERGED: Final = "merged"
+
+HOME_MODE: Final = 0o710
+LAYER_MODE: Final = 0o710
+DIFF_MODE: Final = 0o755
+PRIVATE_MODE: Final = 0o700
+FILE_MODE: Final = 0o644
+
+
+def diff(layer: str) -> str:
+    return f"{layer}/{DIFF}"
+
+
+def merged(layer: str) -> str:
+    return f"{layer}/{MERGED}"
+
+
+def work(layer: str) -> str:
+    return f"{layer}/{WORK}"
+
+
+def link_file(layer: str) -> str:
+    return f"{layer}/{LINK}"
+
+
+def lower_file(layer: str) -> str:
+    return f"{layer}/{LOWER}"
+
+
+def committed(layer: str) -> str:
+    return f"{layer}/{COMMITTED}"
+
+
+def short_link(link: str) -> str:
+    """`l/<LINK>`, also a component of a `lower` text."""
+    return f"{LINKS}/{link}"
+
+
+def link_target(layer: str) -> str:
+    """What `l/<LINK>` reads."""
+    return f"../{layer}/{DIFF}"
+
+
+def staging(operation: str) -> str:
+    return f"{STAGING}/{operation}"
+
+
+def trash(operation: str) -> str:
+    return f"{TRASH}/{operation}"
+
+
+def owner_lock(owner: str) -> str:
+    return f"{OWNERS}/{owner}.lock"
+
+
+def child_lower(parent_link: str, parent_lower: str) -> str:
+    """The `lower` text of a child: the parent in front of the parent's own lowers."""
+    head = short_link(parent_link)
+    return f"{head}:{parent_lower}" if parent_lower else head
+
+
+def lower_links(lower: str) -> tuple[str, ...]:
+    """The links of a `lower` text that is known to be well-formed."""
+    return tuple(part[2:] for part in lower.split(":")) if lower else ()

@@ -1,0 +1,116 @@
+"""Owns the lock files: owners, and the store to oneself; it must not know the database.
+
+An owner is alive as long as its lock file is locked: that survives kill -9, reuse of its pid, and
+reboots. A forked child closes the descriptor without unlocking, or it would keep a dead parent alive
+(flock belongs to the open file, https://man7.org/linux/man-pages/man2/flock.2.html).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+
+from layerstore.errors import Busy, NoStore
+
+
+class OwnerLock:
+    """The lock file of one living owner."""
+
+    def __init__(self, path: str) -> None:
+        """Lock under a temporary name, then rename: whoever sees the name sees it locked."""
+        directory, name = os.path.split(path)
+        temporary = f"{directory}/.{name}.tmp"
+        self._path = path
+        self._descriptor = os.open(
+            temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
+        )
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.rename(temporary, path)
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def release(self) -> None:
+        """Unlink first: a lock file that can be taken means a death."""
+        if self._descriptor >= 0:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path)
+            self.close()
+
+    def close(self) -> None:
+        """Close without unlinking or unlocking: what a forked child does."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def is_alive(path: str) -> bool:
+    """Whether somebody has the owner's lock. Shared, so that two who ask do not see each other."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+class SharedStoreLock:
+    """Held by every owner while it is open, so that nobody has the store to itself."""
+
+    def __init__(self, path: str, *, timeout: float) -> None:
+        try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise NoStore(
+                f"The store's lock file {path} is missing.",
+                hint="'layerstore db rebuild' makes the store's own files anew.",
+            ) from error
+        deadline = time.monotonic() + timeout
+        pause = 0.001
+        while True:
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    self.close()
+                    raise Busy(
+                        "Another process has the store to itself: it migrates or rebuilds it.",
+                        hint="Try again when it is done.",
+                    ) from None
+                time.sleep(pause)
+                pause = min(pause * 2, 0.05)
+            else:
+                return
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+@contextlib.contextmanager
+def store_to_oneself(path: str, *, timeout: float) -> Iterator[None]:
+    """Hold the store exclusively: no owner is open meanwhile, and none can open."""
+    import filelock
+
+    lock = filelock.FileLock(path, mode=0o600, fallback_to_soft=False)
+    try:
+        lock.acquire(timeout=timeout)
+    except filelock.Timeout as error:
+        raise Busy(
+            "The store is open in another process, and this needs it to itself.",
+            hint="'layerstore status' lists who has it open.",
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,211 @@
+"""Owns the performing of steps: the one interpreter of them, with a trace point at each side of a step.
+
+It must not decide which steps to perform. Only `store` and `recovery` may import it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from layerstore.errors import LayerDamaged, LayerstoreError, UpperBusy
+from layerstore.fs import durable, files, layout, mount, mountinfo, syscalls, tree
+from layerstore.fs import steps as s
+from layerstore.fs.trace import trace
+
+
+class Performer:
+    """Performs steps below one home."""
+
+    def __init__(self, home: str, styles: tuple[mount.Style, ...]) -> None:
+        self._home = home
+        self._styles = styles
+
+    def run(self, steps: Iterable[s.Step], *, name: str, first: bool) -> s.Performed:
+        """Perform steps in order. `first`: the first run of a plan, whose staging must be new."""
+        performed = s.Performed()
+        for index, step in enumerate(steps):
+            point = f"{name}:{index}:{type(step).__name__}"
+            trace(f"{point}:before")
+            _PERFORM[type(step)](self, step, performed, first)
+            trace(f"{point}:after")
+        return performed
+
+    def path(self, relative: str) -> str:
+        return f"{self._home}/{relative}" if relative else self._home
+
+    # Each method below performs one step; it tolerates that the step was performed before.
+
+    def _verify(self, step: s.VerifyLayer, _: s.Performed, __: bool) -> None:
+        files.verify(self._home, step.layer, step.link, step.lower)
+        for link, layer in step.chain:
+            name = layout.short_link(link)
+            try:
+                target = os.readlink(self.path(name))
+            except OSError as error:
+                raise LayerDamaged(
+                    step.layer, f"{name}, the link to {layer}, cannot be read ({error.strerror})"
+                ) from error
+            if target != layout.link_target(layer):
+                raise LayerDamaged(
+                    step.layer,
+                    f"{name} leads to {target!r} instead of {layout.link_target(layer)!r}",
+                )
+
+    def _make_directory(self, step: s.MakeDirectory, _: s.Performed, first: bool) -> None:
+        try:
+            os.mkdir(self.path(step.path), step.mode)
+        except FileExistsError:
+            if first and step.fresh:
+                raise
+        # mkdir's mode is cut by the umask
+        os.chmod(self.path(step.path), step.mode, follow_symlinks=True)
+
+    def _write_file(self, step: s.WriteFile, _: s.Performed, __: bool) -> None:
+        durable.write_file(self.path(step.path), step.content, mode=step.mode, sync=step.sync)
+
+    def _sync_directory(self, step: s.SyncDirectory, _: s.Performed, __: bool) -> None:
+        durable.sync_directory(self.path(step.path))
+
+    def _sync_file_system(self, _: s.SyncFileSystem, __: s.Performed, ___: bool) -> None:
+        descriptor = os.open(self._home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            syscalls.syncfs(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _make_symlink(self, step: s.MakeSymlink, _: s.Performed, __: bool) -> None:
+        path = self.path(step.path)
+        try:
+            os.symlink(step.target, path)
+        except FileExistsError:
+            if files.read_symlink(path) == step.target:
+                return
+            if files.read_symlink(path):
+                raise
+            os.unlink(path)  # an empty link is what a power cut leaves on some file systems
+            os.symlink(step.target, path)
+
+    def _publish(self, step: s.Publish, _: s.Performed, __: bool) -> None:
+        target = self.path(step.target)
+        syscalls.renameat2(
+            syscalls.AT_FDCWD,
+            self.path(step.source),
+            syscalls.AT_FDCWD,
+            target,
+            syscalls.RENAME_NOREPLACE,
+        )
+
+    def _move_to_trash(self, step: s.MoveToTrash, _: s.Performed, __: bool) -> None:
+        found = files.read_link(self._home, step.layer)
+        if found is None:
+            if os.path.lexists(self.path(step.layer)):
+                raise LayerDamaged(step.layer, "its link file is missing, so it is not touched")
+            return
+        if found != step.link:
+            raise LayerDamaged(
+                step.layer, f"its link file reads {found!r} instead of {step.link!r}"
+            )
+        os.rename(self.path(step.layer), self.path(step.target))
+
+    def _move_aside(self, step: s.MoveAside, _: s.Performed, __: bool) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(self.path(step.source), self.path(step.target))
+
+    def _remove_symlink(self, step: s.RemoveSymlink, _: s.Performed, __: bool) -> None:
+        path = self.path(step.path)
+        if not os.path.islink(path):
+            return
+        if files.read_symlink(path) == step.target or not os.path.exists(path):
+            os.unlink(path)
+
+    def _remove_directory(self, step: s.RemoveDirectory, _: s.Performed, __: bool) -> None:
+        try:
+            os.rmdir(self.path(step.path))
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY or not step.full_is_fine:
+                raise
+
+    def _remove_tree(self, step: s.RemoveTree, performed: s.Performed, _: bool) -> None:
+        directory, name = os.path.split(self.path(step.path))
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            removed = tree.remove_tree(descriptor, name)
+        finally:
+            os.close(descriptor)
+        performed.entries += removed.entries
+        performed.bytes += removed.bytes
+        performed.left += removed.left
+        if removed.left:
+            raise LayerstoreError(
+                f"{step.path} could not be removed whole: {', '.join(removed.left[:3])} stayed.",
+                hint="Something is mounted or busy there; the next recovery tries again.",
+            )
+
+    def _probe_upper(self, step: s.ProbeUpper, _: s.Performed, __: bool) -> None:
+        scratch = self.path(step.scratch)
+        os.makedirs(scratch, exist_ok=True)
+        free = mount.upper_is_free(self.path(layout.diff(step.layer)), scratch)
+        os.rmdir(scratch)
+        if not free:
+            raise UpperBusy(step.layer, self._explain(step.layer))
+
+    def _check_unmounted(self, step: s.CheckUnmounted, _: s.Performed, __: bool) -> None:
+        if self._users(step.layer):
+            raise UpperBusy(step.layer, self._explain(step.layer))
+
+    def _mount(self, step: s.MountOverlay, performed: s.Performed, _: bool) -> None:
+        target = self.path(step.target)
+        options = mount.OverlayOptions(
+            lowers=tuple(self.path(lower) for lower in step.lowers),
+            upper=None if step.upper is None else self.path(step.upper),
+            work=None if step.work is None else self.path(step.work),
+            label=step.label,
+        )
+        performed.style = mount.mount_overlay(target, options, home=self._home, styles=self._styles)
+        performed.mount_id = mountinfo.mount_id(target)
+
+    def _unmount(self, step: s.Unmount, performed: s.Performed, _: bool) -> None:
+        target = self.path(step.target)
+        for _again in range(_STACKED):
+            found = mount.unmount(target)
+            performed.detached |= found is mount.Unmounted.DETACHED
+            if found is mount.Unmounted.NOT_MOUNTED or not mountinfo.is_mount_root(target):
+                return
+
+    def _users(self, layer: str) -> list[mountinfo.MountUser]:
+        return mountinfo.who_uses(self.path(layout.diff(layer)), self.path(layout.merged(layer)))
+
+    def _explain(self, layer: str) -> str:
+        users = self._users(layer)
+        if not users:
+            return "by a process that is not to be seen from here, in another pid namespace perhaps"
+        return ", ".join(f"process {user.pid} ({user.command}, {user.how})" for user in users[:4])
+
+
+_STACKED: Final = 16
+"""Mounts on top of each other on one mountpoint that are taken off in one step."""
+
+_PERFORM: Final[dict[type[Any], Callable[[Performer, Any, s.Performed, bool], None]]] = {
+    s.VerifyLayer: Performer._verify,
+    s.MakeDirectory: Performer._make_directory,
+    s.WriteFile: Performer._write_file,
+    s.SyncDirectory: Performer._sync_directory,
+    s.SyncFileSystem: Performer._sync_file_system,
+    s.MakeSymlink: Performer._make_symlink,
+    s.Publish: Performer._publish,
+    s.MoveToTrash: Performer._move_to_trash,
+    s.MoveAside: Performer._move_aside,
+    s.RemoveSymlink: Performer._remove_symlink,
+    s.RemoveDirectory: Performer._remove_directory,
+    s.RemoveTree: Performer._remove_tree,
+    s.ProbeUpper: Performer._probe_upper,
+    s.CheckUnmounted: Performer._check_unmounted,
+    s.MountOverlay: Performer._mount,
+    s.Unmount: Performer._unmount,
+}

@@ -1,0 +1,217 @@
+"""Owns the steps: every change of the disk as a value; it must not perform one, nor touch the disk.
+
+Paths are relative to the home. A step can be repeated: performed twice it leaves what once leaves.
+`perform` is the one interpreter; tests stop it before and after each step.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+
+@attrs.define
+class Performed:
+    """What the steps of one run found out: it goes into the outcome."""
+
+    mount_id: int = 0
+    style: str = ""
+    detached: bool = False
+    entries: int = 0
+    bytes: int = 0
+    left: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class VerifyLayer:
+    """Refuse to go on unless the files of a layer say what the index says. Changes nothing.
+
+    `chain` pairs each link of `lower` with the layer it must lead to.
+    """
+
+    layer: str
+    link: str
+    lower: str
+    chain: tuple[tuple[str, str], ...]
+
+    def describe(self) -> str:
+        return f"check the files of {self.layer} and its {len(self.chain)} lower links"
+
+
+@attrs.frozen
+class MakeDirectory:
+    """`fresh`: the first run of a plan insists that the directory is new."""
+
+    path: str
+    mode: int
+    fresh: bool = False
+
+    def describe(self) -> str:
+        return f"make directory {self.path}"
+
+
+@attrs.frozen
+class WriteFile:
+    path: str
+    content: str
+    mode: int
+    sync: bool
+
+    def describe(self) -> str:
+        return f"write {self.path}"
+
+
+@attrs.frozen
+class SyncDirectory:
+    path: str
+
+    def describe(self) -> str:
+        return f"sync directory {self.path or 'home'}"
+
+
+@attrs.frozen
+class SyncFileSystem:
+    def describe(self) -> str:
+        return "sync the file system"
+
+
+@attrs.frozen
+class MakeSymlink:
+    path: str
+    target: str
+
+    def describe(self) -> str:
+        return f"link {self.path} to {self.target}"
+
+
+@attrs.frozen
+class Publish:
+    """Rename onto a name that must not exist; done already if the target's `link` reads `link`."""
+
+    source: str
+    target: str
+    link: str
+
+    def describe(self) -> str:
+        return f"publish {self.source} as {self.target}"
+
+
+@attrs.frozen
+class MoveToTrash:
+    """Rename a layer away if its `link` reads `link`; nothing to do if it is gone."""
+
+    layer: str
+    target: str
+    link: str
+
+    def describe(self) -> str:
+        return f"move {self.layer} to {self.target}"
+
+
+@attrs.frozen
+class MoveAside:
+    """Rename anything of the store's own to another name; nothing to do if it is gone."""
+
+    source: str
+    target: str
+
+    def describe(self) -> str:
+        return f"move {self.source} to {self.target}"
+
+
+@attrs.frozen
+class RemoveSymlink:
+    """Unlink if it reads `target`, or cannot be read as a link that leads anywhere."""
+
+    path: str
+    target: str
+
+    def describe(self) -> str:
+        return f"remove link {self.path}"
+
+
+@attrs.frozen
+class RemoveDirectory:
+    """rmdir; an absent one is fine. Evicts mounts of it in other mount namespaces.
+
+    `full_is_fine`: one that is not empty is left to whoever removes the tree around it.
+    """
+
+    path: str
+    full_is_fine: bool = False
+
+    def describe(self) -> str:
+        return f"remove directory {self.path}"
+
+
+@attrs.frozen
+class RemoveTree:
+    path: str
+
+    def describe(self) -> str:
+        return f"remove tree {self.path}"
+
+
+@attrs.frozen
+class ProbeUpper:
+    """Ask the kernel whether any overlay has `<layer>/diff` as upper; refuse to go on if so."""
+
+    layer: str
+    scratch: str
+
+    def describe(self) -> str:
+        return f"ask the kernel whether {self.layer} is in use"
+
+
+@attrs.frozen
+class CheckUnmounted:
+    """Refuse to go on while any process's mount table shows `<layer>/merged`."""
+
+    layer: str
+
+    def describe(self) -> str:
+        return f"look for mounts of {self.layer} in other mount namespaces"
+
+
+@attrs.frozen
+class MountOverlay:
+    """`lowers` nearest first; without an upper the mount is read-only."""
+
+    target: str
+    lowers: tuple[str, ...]
+    upper: str | None
+    work: str | None
+    label: str
+
+    def describe(self) -> str:
+        kind = "read-write" if self.upper else "read-only"
+        return f"mount {self.target} {kind} over {len(self.lowers)} lower layers"
+
+
+@attrs.frozen
+class Unmount:
+    """Without MNT_DETACH first; where it stays busy it is detached, and the layer is draining."""
+
+    target: str
+
+    def describe(self) -> str:
+        return f"unmount {self.target}"
+
+
+Step = (
+    VerifyLayer
+    | MakeDirectory
+    | WriteFile
+    | SyncDirectory
+    | SyncFileSystem
+    | MakeSymlink
+    | Publish
+    | MoveToTrash
+    | MoveAside
+    | RemoveSymlink
+    | RemoveDirectory
+    | RemoveTree
+    | ProbeUpper
+    | CheckUnmounted
+    | MountOverlay
+    | Unmount
+)

@@ -1,0 +1,193 @@
+"""Owns the journal: it appends events, projects them in the same transaction, and reads them back.
+
+It must not decide what may happen, nor touch the tree. Every later transaction of an operation is
+fenced: it says whose operation it believes it is, so that an owner that was taken for dead learns
+it here and stops.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import attrs
+
+from layerstore import codec, projection, rows, state
+from layerstore import events as e
+from layerstore import model as m
+from layerstore.db import engine
+from layerstore.db import statements as sql
+from layerstore.errors import JournalDamaged, OwnerLost
+
+
+@attrs.frozen
+class Author:
+    """Who writes, and under which circumstances: the columns that every row gets."""
+
+    owner: str
+    boot_id: str
+    epoch: str
+
+
+class InFlight(Exception):
+    """A precondition met an operation in flight; the caller waits for it or settles it."""
+
+    def __init__(self, operation: m.Operation) -> None:
+        super().__init__(operation.id)
+        self.operation = operation
+
+
+class Transaction:
+    """What may be asked and appended inside one write transaction."""
+
+    def __init__(self, connection: engine.Connection, author: Author, now: Callable[[], int]):
+        self._connection = connection
+        self._author = author
+        self._now = now
+        self.last_seq = 0
+
+    def append(self, event: e.Event, *, operation: str | None = None) -> int:
+        """Append one event, project it, and return its seq."""
+        kind, data = codec.encode(event)
+        author = self._author
+        at = self._now()
+        cursor = self._connection.execute(
+            sql.INSERT_EVENT,
+            {
+                "epoch": author.epoch,
+                "operation": operation,
+                "owner": author.owner,
+                "boot_id": author.boot_id,
+                "at": at,
+                "kind": kind,
+                "layer": getattr(event, "layer", None),
+                "data": data,
+            },
+        )
+        seq: int = cursor.lastrowid
+        facts = projection.RowFacts(seq, operation, author.owner, author.boot_id, at)
+        projection.fold(self._connection, facts, event)
+        self.last_seq = seq
+        return seq
+
+    def one(self, statement: str, **parameters: Any) -> tuple[Any, ...] | None:
+        row: tuple[Any, ...] | None = self._connection.execute(statement, parameters).fetchone()
+        return row
+
+    def all(self, statement: str, **parameters: Any) -> engine.Rows:
+        found: engine.Rows = self._connection.execute(statement, parameters).fetchall()
+        return found
+
+    def execute(self, statement: str, **parameters: Any) -> None:
+        self._connection.execute(statement, parameters)
+
+    def layer(self, layer: str) -> m.Layer | None:
+        row = self.one(sql.SELECT_LAYER, id=layer)
+        return None if row is None else rows.layer(row)
+
+    def operation(self, operation: str) -> m.Operation | None:
+        row = self.one(sql.SELECT_OPERATION, operation=operation)
+        return None if row is None else rows.operation(row)
+
+    def operation_on(self, layer: str) -> m.Operation | None:
+        row = self.one(sql.SELECT_OPERATION_ON, layer=layer)
+        return None if row is None else rows.operation(row)
+
+    def require_idle(self, layer: str) -> None:
+        """Raise InFlight while the layer has an operation in flight."""
+        blocking = self.operation_on(layer)
+        if blocking is not None:
+            raise InFlight(blocking)
+
+    def require_own(self, operation: str) -> None:
+        """Raise OwnerLost unless the operation is still in flight and this owner's."""
+        found = self.operation(operation)
+        if found is None or found.owner != self._author.owner:
+            raise OwnerLost(operation)
+
+
+class Journal:
+    """The journal of one open store, as one owner writes it."""
+
+    def __init__(
+        self,
+        database: engine.Database,
+        author: Author,
+        *,
+        now: Callable[[], int],
+        raise_mark: Callable[[int], None],
+        mark: int,
+    ) -> None:
+        """`raise_mark(seq)` makes the high-water mark of store.json at least `seq`, durably."""
+        self.database = database
+        self.author = author
+        self._now = now
+        self._raise_mark = raise_mark
+        self._mark = mark
+
+    @contextlib.contextmanager
+    def transaction(self, *, full: bool) -> Iterator[Transaction]:
+        """One write transaction; everything appended in it is there, or nothing of it."""
+        with self.database.write(full=full) as connection:
+            transaction = Transaction(connection, self.author, self._now)
+            yield transaction
+            if transaction.last_seq > self._mark:
+                self._mark = transaction.last_seq + MARK_STEP
+                self._raise_mark(self._mark)
+
+    def intent_of(self, operation: m.Operation) -> e.Intent:
+        """The intent event of an operation in flight."""
+        found = self.database.read(sql.SELECT_EVENT, {"seq": operation.intent_seq})
+        if not found:
+            raise JournalDamaged(
+                f"Row {operation.intent_seq} of the journal is missing: operation {operation.id} "
+                "cannot be settled.",
+                hint="'layerstore db rebuild' begins a new journal from the tree.",
+            )
+        row = dict(zip(sql.EVENTS_COLUMNS, found[0], strict=True))
+        event = codec.decode(row["kind"], row["data"], seq=operation.intent_seq)
+        if type(event) not in state.VERB_OF_INTENT:
+            raise JournalDamaged(f"Row {operation.intent_seq} of the journal is no intent.")
+        return event  # type: ignore[return-value]  # checked above
+
+    def finish(
+        self,
+        operation: str,
+        outcome: e.Done | e.Undone,
+        *,
+        full: bool,
+        then: Callable[[Transaction], None] | None = None,
+    ) -> int:
+        """Append an outcome, if the operation is still this owner's; `then` joins in."""
+        with self.transaction(full=full) as transaction:
+            transaction.require_own(operation)
+            found = transaction.operation(operation)
+            assert found is not None and state.ends(found.verb, outcome), (found, outcome)
+            seq = transaction.append(outcome, operation=operation)
+            if then is not None:
+                then(transaction)
+        return seq
+
+    def claim(self, operation: m.Operation) -> bool:
+        """Move an operation to this owner, if it is still where it was seen."""
+        with self.transaction(full=False) as transaction:
+            found = transaction.operation(operation.id)
+            if found is None or found.owner != operation.owner:
+                return False
+            if found.owner != self.author.owner or found.abandoned:
+                transaction.append(
+                    e.OperationClaimed(found.layer, found.verb, found.owner), operation=found.id
+                )
+        return True
+
+    def abandon(self, operation: m.Operation | str, layer: str, reason: str) -> None:
+        """Say that this owner could not end an operation; anyone may."""
+        name = operation if isinstance(operation, str) else operation.id
+        with self.transaction(full=False) as transaction:
+            transaction.require_own(name)
+            transaction.append(e.OperationAbandoned(layer, reason), operation=name)
+
+
+MARK_STEP = 10_000
+"""The mark in store.json runs ahead of seq by this much, so that it is seldom written."""

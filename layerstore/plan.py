@@ -1,0 +1,247 @@
+"""Owns the way from an intent to its steps, forwards and backwards; it must not touch disk or database.
+
+Everything here is a pure function of the intent and the operation's name, so that recovery computes
+the steps that the first run computed. The step that publishes comes last but for the syncs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from layerstore import events as e
+from layerstore.fs import layout
+from layerstore.fs import steps as s
+
+Steps = tuple[s.Step, ...]
+
+CORRECTIONS: Final = ("restore-link", "drop-link", "sweep-staging")
+
+
+def forward(operation: str, intent: e.Intent) -> Steps:
+    """The steps that carry an intent out. Repeated after a crash they finish what was begun."""
+    return _FORWARD[type(intent)](operation, intent)
+
+
+def again(operation: str, intent: e.Intent) -> Steps:
+    """The steps that finish what a dead owner began: forward, and what only its death makes needed.
+
+    A mount that its owner was ending can have lived on elsewhere: the kernel is asked.
+    """
+    steps = forward(operation, intent)
+    match intent:
+        case e.LayerUnmountIntended(reason=reason, read_only=False) if reason != "lost":
+            return (*steps, s.ProbeUpper(intent.layer, layout.staging(operation)))
+    return steps
+
+
+def backward(operation: str, intent: e.Intent) -> Steps:
+    """The steps that undo an intent, from any point of its forward steps."""
+    return _BACKWARD[type(intent)](operation, intent)
+
+
+def done(intent: e.Intent, performed: s.Performed) -> e.Done:
+    """The outcome of an intent whose forward steps have all been performed."""
+    match intent:
+        case e.LayerCreateIntended():
+            return e.LayerCreated(intent.layer, intent.parent, intent.durable)
+        case e.LayerMountIntended():
+            return e.LayerMounted(
+                intent.layer, intent.holder, intent.read_only, performed.mount_id, performed.style
+            )
+        case e.LayerUnmountIntended():
+            return e.LayerUnmounted(intent.layer, performed.detached)
+        case e.LayerRemoveIntended():
+            return e.LayerRemoved(intent.layer)
+        case e.TrashEmptyIntended():
+            return e.TrashEmptied(intent.layer, performed.entries, performed.bytes)
+        case e.TreeCorrectIntended():
+            return e.TreeCorrected(intent.layer)
+
+
+def undone(intent: e.Intent, reason: str, *, in_use: bool) -> e.Undone:
+    """The outcome of an intent that was undone; `in_use`: the kernel still has its upper."""
+    match intent:
+        case e.LayerMountIntended():
+            return e.LayerMountUndone(intent.layer, reason, in_use)
+        case e.LayerCreateIntended():
+            return e.LayerCreateUndone(intent.layer, reason)
+        case e.LayerUnmountIntended():
+            return e.LayerUnmountUndone(intent.layer, reason)
+        case e.LayerRemoveIntended():
+            return e.LayerRemoveUndone(intent.layer, reason, in_use)
+        case e.TrashEmptyIntended():
+            return e.TrashEmptyUndone(intent.layer, reason)
+        case e.TreeCorrectIntended():
+            return e.TreeCorrectUndone(intent.layer, reason)
+
+
+def _create(operation: str, intent: e.LayerCreateIntended) -> Steps:
+    stage = layout.staging(operation)
+    sync = intent.durable
+    steps: list[s.Step] = []
+    if intent.parent is not None:
+        steps.append(_verify_parent(intent))
+    if intent.parent is not None and intent.probe_parent:
+        steps.append(s.ProbeUpper(intent.parent, f"{stage}-probe"))
+    if sync and intent.sync_parent:
+        steps.append(s.SyncFileSystem())
+    steps += [
+        s.MakeDirectory(stage, layout.LAYER_MODE, fresh=True),
+        s.MakeDirectory(layout.diff(stage), layout.DIFF_MODE),
+        s.WriteFile(layout.link_file(stage), intent.link, layout.FILE_MODE, sync),
+    ]
+    if intent.parent is not None:
+        steps += [
+            s.MakeDirectory(layout.work(stage), layout.PRIVATE_MODE),
+            s.WriteFile(layout.lower_file(stage), intent.lower, layout.FILE_MODE, sync),
+            s.WriteFile(layout.committed(intent.parent), "", layout.FILE_MODE, sync),
+        ]
+    steps.append(s.MakeSymlink(layout.short_link(intent.link), layout.link_target(intent.layer)))
+    if sync:
+        steps.append(s.SyncDirectory(stage))
+        if intent.parent is not None:
+            steps.append(s.SyncDirectory(intent.parent))
+        steps.append(s.SyncDirectory(layout.LINKS))
+    steps.append(s.Publish(stage, intent.layer, intent.link))
+    if sync:
+        steps.append(s.SyncDirectory(""))
+    return tuple(steps)
+
+
+def _verify_parent(intent: e.LayerCreateIntended) -> s.Step:
+    """The parent's own files must agree with the index before a child is built upon them."""
+    assert intent.parent is not None
+    _, _, parent_lower = intent.lower.partition(":")
+    return s.VerifyLayer(
+        intent.parent, intent.parent_link, parent_lower, ((intent.parent_link, intent.parent),)
+    )
+
+
+def _uncreate(operation: str, intent: e.LayerCreateIntended) -> Steps:
+    away = layout.trash(operation)
+    return (
+        s.MoveToTrash(intent.layer, away, intent.link),
+        s.RemoveSymlink(layout.short_link(intent.link), layout.link_target(intent.layer)),
+        s.RemoveTree(f"{layout.staging(operation)}-probe"),
+        s.RemoveTree(layout.staging(operation)),
+        s.RemoveTree(away),
+    )
+
+
+def _mount(operation: str, intent: e.LayerMountIntended) -> Steps:
+    lowers = tuple(layout.short_link(link) for link in layout.lower_links(intent.lower))
+    merged = layout.merged(intent.layer)
+    chain = tuple(zip(layout.lower_links(intent.lower), intent.chain, strict=True))
+    verify = s.VerifyLayer(
+        intent.layer, intent.link, intent.lower, ((intent.link, intent.layer), *chain)
+    )
+    if intent.read_only:
+        lowers = (layout.diff(intent.layer), *lowers)
+        mount = s.MountOverlay(merged, lowers, None, None, intent.mount_label)
+        return (verify, s.MakeDirectory(merged, layout.PRIVATE_MODE), mount)
+    return (
+        verify,
+        s.ProbeUpper(intent.layer, layout.staging(operation)),
+        s.MakeDirectory(merged, layout.PRIVATE_MODE),
+        s.MountOverlay(
+            merged,
+            lowers,
+            layout.diff(intent.layer),
+            layout.work(intent.layer),
+            intent.mount_label,
+        ),
+    )
+
+
+def _unmount_mounted(operation: str, intent: e.LayerMountIntended) -> Steps:
+    """What the mount made is taken away; a probe decides whether `merged` may go."""
+    steps: list[s.Step] = [s.Unmount(layout.merged(intent.layer))]
+    if not intent.read_only:
+        steps.append(s.ProbeUpper(intent.layer, layout.staging(operation)))
+    steps.append(s.RemoveDirectory(layout.merged(intent.layer)))
+    return tuple(steps)
+
+
+def _unmount(operation: str, intent: e.LayerUnmountIntended) -> Steps:
+    gone = s.RemoveDirectory(layout.merged(intent.layer))
+    if intent.reason != "lost":
+        return (s.Unmount(layout.merged(intent.layer)), gone)
+    if intent.read_only:
+        return (s.CheckUnmounted(intent.layer), gone)
+    return (s.ProbeUpper(intent.layer, layout.staging(operation)), gone)
+
+
+def _remove(operation: str, intent: e.LayerRemoveIntended) -> Steps:
+    steps: list[s.Step] = []
+    if intent.mounted:
+        steps.append(s.Unmount(layout.merged(intent.layer)))
+    if intent.probe:
+        steps.append(s.RemoveDirectory(layout.merged(intent.layer), full_is_fine=True))
+        steps.append(s.ProbeUpper(intent.layer, layout.staging(operation)))
+    steps += [
+        s.MoveToTrash(intent.layer, layout.trash(operation), intent.link),
+        s.RemoveSymlink(layout.short_link(intent.link), layout.link_target(intent.layer)),
+    ]
+    if intent.durable:
+        steps += [
+            s.SyncDirectory(layout.TRASH),
+            s.SyncDirectory(layout.LINKS),
+            s.SyncDirectory(""),
+        ]
+    return tuple(steps)
+
+
+def _unremove(operation: str, intent: e.LayerRemoveIntended) -> Steps:
+    """The layer stays; the mount that the remove took down without holders stays down."""
+    del operation
+    steps: list[s.Step] = []
+    if intent.mounted:
+        steps.append(s.Unmount(layout.merged(intent.layer)))
+    steps.append(s.RemoveDirectory(layout.merged(intent.layer), full_is_fine=True))
+    return tuple(steps)
+
+
+def _empty(operation: str, intent: e.TrashEmptyIntended) -> Steps:
+    del operation
+    return (s.RemoveTree(layout.trash(intent.entry)),)
+
+
+def _correct(operation: str, intent: e.TreeCorrectIntended) -> Steps:
+    if intent.correction == "restore-link":
+        path = layout.short_link(intent.name)
+        return (
+            s.MakeSymlink(path, layout.link_target(intent.layer)),
+            s.SyncDirectory(layout.LINKS),
+        )
+    if intent.correction == "drop-link":
+        return (
+            s.RemoveSymlink(layout.short_link(intent.name), ""),
+            s.SyncDirectory(layout.LINKS),
+        )
+    away = layout.trash(operation)
+    return (s.MoveAside(layout.staging(intent.name), away), s.RemoveTree(away))
+
+
+def _nothing(operation: str, intent: Any) -> Steps:
+    """There is nothing to take back: what was not done stays to be done, or was never wrong."""
+    del operation, intent
+    return ()
+
+
+_FORWARD: Final[Mapping[type[Any], Callable[[str, Any], Steps]]] = {
+    e.LayerCreateIntended: _create,
+    e.LayerMountIntended: _mount,
+    e.LayerUnmountIntended: _unmount,
+    e.LayerRemoveIntended: _remove,
+    e.TrashEmptyIntended: _empty,
+    e.TreeCorrectIntended: _correct,
+}
+_BACKWARD: Final[Mapping[type[Any], Callable[[str, Any], Steps]]] = {
+    e.LayerCreateIntended: _uncreate,
+    e.LayerMountIntended: _unmount_mounted,
+    e.LayerUnmountIntended: _nothing,
+    e.LayerRemoveIntended: _unremove,
+    e.TrashEmptyIntended: _nothing,
+    e.TreeCorrectIntended: _nothing,
+}

@@ -1,0 +1,259 @@
+"""Owns what each event does to the tables; it must not append events or read files.
+
+The same fold projects a new event in its own transaction, replays the journal for an audit, and
+rebuilds the index. It never looks at anything but the event and its row.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import attrs
+
+from layerstore import events as e
+from layerstore import state
+from layerstore.db import statements as sql
+from layerstore.db.engine import Connection
+from layerstore.model import OWNER_PREFIX
+
+
+@attrs.frozen
+class RowFacts:
+    """What the row of an event adds to it."""
+
+    seq: int
+    operation: str | None
+    owner: str
+    boot_id: str
+    at: int
+
+
+def fold(connection: Connection, row: RowFacts, event: e.Event) -> None:
+    """Apply one event to the tables."""
+    verb = state.VERB_OF_INTENT.get(type(event))
+    if verb is not None:
+        connection.execute(
+            sql.INSERT_OPERATION,
+            {
+                "id": row.operation,
+                "verb": verb,
+                "layer": event.layer,  # type: ignore[union-attr]  # every intent has one
+                "owner": row.owner,
+                "intent_seq": row.seq,
+                "started_at": row.at,
+                "abandoned": 0,
+            },
+        )
+    elif type(event) in state.OUTCOMES:
+        connection.execute(sql.DELETE_OPERATION, {"operation": row.operation})
+    project = _PROJECT.get(type(event))
+    if project is not None:
+        project(connection, row, event)
+
+
+def _insert_layer(connection: Connection, row: RowFacts, **values: Any) -> None:
+    base = {
+        "read_write": 0,
+        "committed": 0,
+        "labels": "{}",
+        "storage_options": "{}",
+        "mount_label": "",
+        "created_at": row.at,
+        "created_seq": row.seq,
+        "durable": 0,
+        "used": 0,
+        "draining": 0,
+        "damage": None,
+    }
+    connection.execute(sql.INSERT_LAYER, base | values)
+
+
+def _create_intended(connection: Connection, row: RowFacts, event: e.LayerCreateIntended) -> None:
+    _insert_layer(
+        connection,
+        row,
+        id=event.layer,
+        link=event.link,
+        parent=event.parent,
+        lower=event.lower,
+        depth=event.depth,
+        read_write=int(event.read_write),
+        labels=json.dumps(dict(event.labels), sort_keys=True),
+        storage_options=json.dumps(dict(event.storage_options), sort_keys=True),
+        mount_label=event.mount_label,
+        durable=int(event.durable),
+    )
+
+
+def _created(connection: Connection, row: RowFacts, event: e.LayerCreated) -> None:
+    connection.execute(sql.CREATED_LAYER, {"id": event.layer, "at": row.at, "seq": row.seq})
+    if event.parent is not None:
+        connection.execute(sql.COMMIT_PARENT, {"id": event.parent, "durable": int(event.durable)})
+
+
+def _create_undone(connection: Connection, row: RowFacts, event: e.LayerCreateUndone) -> None:
+    del row
+    connection.execute(sql.DELETE_LAYER, {"id": event.layer})
+
+
+def _mount_intended(connection: Connection, row: RowFacts, event: e.LayerMountIntended) -> None:
+    del row
+    connection.execute(sql.MOUNT_LAYER, {"id": event.layer, "read_only": int(event.read_only)})
+
+
+def _mounted(connection: Connection, row: RowFacts, event: e.LayerMounted) -> None:
+    connection.execute(sql.DRAIN_LAYER, {"id": event.layer, "draining": 0})
+    _insert_mount(connection, row, event.layer, event.mount_id, read_only=event.read_only)
+    _take(connection, row, event.layer, event.holder)
+
+
+def _insert_mount(
+    connection: Connection, row: RowFacts, layer: str, mount_id: int, *, read_only: bool
+) -> None:
+    connection.execute(
+        sql.INSERT_MOUNT,
+        {
+            "layer": layer,
+            "read_only": int(read_only),
+            "mount_id": mount_id,
+            "boot_id": row.boot_id,
+            "since_at": row.at,
+            "since_seq": row.seq,
+        },
+    )
+
+
+def _take(connection: Connection, row: RowFacts, layer: str, holder: str) -> None:
+    connection.execute(
+        sql.TAKE_HOLD,
+        {
+            "layer": layer,
+            "holder": holder,
+            "owner": row.owner,
+            "since_at": row.at,
+            "since_seq": row.seq,
+        },
+    )
+
+
+def _mount_undone(connection: Connection, row: RowFacts, event: e.LayerMountUndone) -> None:
+    del row
+    if event.draining:
+        connection.execute(sql.DRAIN_LAYER, {"id": event.layer, "draining": 1})
+
+
+def _unmounted(connection: Connection, row: RowFacts, event: e.LayerUnmounted) -> None:
+    del row
+    connection.execute(sql.END_HOLDS_ON, {"layer": event.layer})
+    connection.execute(sql.DELETE_MOUNT, {"layer": event.layer})
+    connection.execute(sql.DRAIN_LAYER, {"id": event.layer, "draining": int(event.draining)})
+
+
+def _hold_taken(connection: Connection, row: RowFacts, event: e.HoldTaken) -> None:
+    connection.execute(sql.HOLD_LAYER, {"id": event.layer})
+    _take(connection, row, event.layer, event.holder)
+
+
+def _hold_released(connection: Connection, row: RowFacts, event: e.HoldReleased) -> None:
+    del row
+    which = {"layer": event.layer, "holder": event.holder}
+    connection.execute(sql.RELEASE_HOLD, which)
+    connection.execute(sql.DROP_EMPTY_HOLDS, which)
+
+
+def _holds_ended(connection: Connection, row: RowFacts, event: e.HoldsEnded) -> None:
+    del row
+    connection.execute(sql.END_HOLDS, {"layer": event.layer, "holder": event.holder})
+
+
+def _mount_found(connection: Connection, row: RowFacts, event: e.MountFound) -> None:
+    connection.execute(sql.MOUNT_LAYER, {"id": event.layer, "read_only": int(event.read_only)})
+    _insert_mount(connection, row, event.layer, event.mount_id, read_only=event.read_only)
+    _take(connection, row, event.layer, event.holder)
+
+
+def _remove_intended(connection: Connection, row: RowFacts, event: e.LayerRemoveIntended) -> None:
+    del row
+    connection.execute(sql.END_HOLDS, {"layer": event.layer, "holder": event.holder})
+
+
+def _removed(connection: Connection, row: RowFacts, event: e.LayerRemoved) -> None:
+    del row
+    connection.execute(sql.END_HOLDS_ON, {"layer": event.layer})
+    connection.execute(sql.DELETE_MOUNT, {"layer": event.layer})
+    connection.execute(sql.DELETE_LAYER, {"id": event.layer})
+
+
+def _remove_undone(connection: Connection, row: RowFacts, event: e.LayerRemoveUndone) -> None:
+    """The layer stays; where it was mounted, the mount is gone."""
+    del row
+    if event.draining:
+        connection.execute(sql.DRAIN_LAYER, {"id": event.layer, "draining": 1})
+    connection.execute(sql.END_HOLDS_ON, {"layer": event.layer})
+    connection.execute(sql.DELETE_MOUNT, {"layer": event.layer})
+
+
+def _adopted(connection: Connection, row: RowFacts, event: e.LayerAdopted) -> None:
+    _insert_layer(
+        connection,
+        row,
+        id=event.layer,
+        link=event.link,
+        parent=event.parent,
+        lower=event.lower,
+        depth=event.depth,
+        committed=int(event.committed),
+        used=1,
+    )
+
+
+def _isolated(connection: Connection, row: RowFacts, event: e.LayerIsolated) -> None:
+    del row
+    connection.execute(sql.DAMAGE_LAYER, {"id": event.layer, "damage": event.damage})
+
+
+def _restored(connection: Connection, row: RowFacts, event: e.LayerRestored) -> None:
+    del row
+    connection.execute(sql.DAMAGE_LAYER, {"id": event.layer, "damage": None})
+
+
+def _owner_died(connection: Connection, row: RowFacts, event: e.OwnerDied) -> None:
+    connection.execute(sql.END_HOLDS_OF, {"holder": OWNER_PREFIX + event.owner})
+    connection.execute(sql.CLOSE_OWNER, {"id": event.owner, "at": row.at})
+
+
+def _claimed(connection: Connection, row: RowFacts, event: e.OperationClaimed) -> None:
+    del event
+    connection.execute(sql.CLAIM_OPERATION, {"operation": row.operation, "owner": row.owner})
+
+
+def _abandoned(connection: Connection, row: RowFacts, event: e.OperationAbandoned) -> None:
+    del event
+    connection.execute(sql.ABANDON_OPERATION, {"operation": row.operation})
+
+
+_PROJECT: Final[Mapping[type[Any], Callable[[Connection, RowFacts, Any], None]]] = {
+    e.LayerCreateIntended: _create_intended,
+    e.LayerCreated: _created,
+    e.LayerCreateUndone: _create_undone,
+    e.LayerMountIntended: _mount_intended,
+    e.LayerMounted: _mounted,
+    e.LayerMountUndone: _mount_undone,
+    e.LayerUnmounted: _unmounted,
+    e.HoldTaken: _hold_taken,
+    e.HoldReleased: _hold_released,
+    e.HoldsEnded: _holds_ended,
+    e.MountFound: _mount_found,
+    e.LayerRemoveIntended: _remove_intended,
+    e.LayerRemoved: _removed,
+    e.LayerRemoveUndone: _remove_undone,
+    e.LayerAdopted: _adopted,
+    e.LayerIsolated: _isolated,
+    e.LayerRestored: _restored,
+    e.OwnerDied: _owner_died,
+    e.OperationClaimed: _claimed,
+    e.OperationAbandoned: _abandoned,
+}
+"""Events without a row here change no table but `events` and `operations`."""

@@ -1,0 +1,494 @@
+"""Owns every question about a store, answered from the index; it must not read the tree, nor write.
+
+A command that only asks imports this and nothing heavier. No read transaction outlives a page of
+rows, so a slow reader never stops a checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from layerstore import description, rows
+from layerstore import model as m
+from layerstore.db import engine
+from layerstore.db import statements as sql
+from layerstore.errors import (
+    ForkedStore,
+    InvalidArgument,
+    SchemaTooNew,
+    StoreDamaged,
+    UnknownLayer,
+)
+from layerstore.fs import layout
+
+_LAST = 2**62
+_KNOWN_LINKS = 200_000
+"""How many link -> id pairs are remembered; a link never comes to mean another layer."""
+
+
+def check_database(database: engine.ReadDatabase, about: description.Description) -> None:
+    """Raise unless the database has the packaged schema and belongs to this store."""
+    stored = revision(database)
+    if stored > sql.REVISION:
+        raise SchemaTooNew(
+            f"{database.path} has schema {stored}; this layerstore knows {sql.REVISION}.",
+            hint="Use the layerstore that wrote it, or a newer one.",
+        )
+    if stored < sql.REVISION:
+        raise StoreDamaged(
+            f"{database.path} has the older schema {stored}.",
+            hint="Any command that writes upgrades it, and so does 'layerstore db upgrade'.",
+        )
+    meta = {row[0]: row[1] for row in database.read(sql.SELECT_META)}
+    if meta.get("store_id") != about.store_id:
+        raise StoreDamaged(
+            f"{database.path} belongs to store {meta.get('store_id')}, and this is store "
+            f"{about.store_id}.",
+            hint="Put the right database back, or let 'layerstore db rebuild' make it anew.",
+        )
+
+
+def revision(database: engine.ReadDatabase) -> str:
+    """The schema revision that the database says it has."""
+    try:
+        found = database.read("SELECT version_num FROM alembic_version")
+    except StoreDamaged as error:
+        raise StoreDamaged(
+            f"{database.path} is not the database of a layerstore.", hint=error.hint
+        ) from error
+    return str(found[0][0]) if found else ""
+
+
+class Reader:
+    """A store, opened to ask it questions."""
+
+    def __init__(
+        self, home: Path, about: description.Description, database: engine.ReadDatabase
+    ) -> None:
+        self.home = home
+        self._home = os.fspath(home)
+        self._about = about
+        self._database = database
+        self._pid = os.getpid()
+        self._links: dict[str, str] = {}
+
+    @classmethod
+    def open(cls, home: str | os.PathLike[str]) -> Self:
+        """Open the store at `home` read-only: nothing is settled, nothing is written.
+
+        Raises NoStore, StoreDamaged, SchemaTooNew.
+        """
+        path = Path(home).resolve()
+        about = description.read(path)
+        database = engine.ReadDatabase(os.fspath(path / layout.DATABASE), timeout=30)
+        try:
+            check_database(database, about)
+        except BaseException:
+            database.close()
+            raise
+        return cls(path, about, database)
+
+    def close(self) -> None:
+        """Close it; safe to repeat."""
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _read(self, statement: str, **parameters: Any) -> engine.Rows:
+        if os.getpid() != self._pid:
+            raise ForkedStore(self._pid, os.getpid())
+        return self._database.read(statement, parameters)
+
+    def select(self, query: str) -> engine.Rows:
+        """Rows of a query, for the audit. It cannot change anything: the connection is read-only."""
+        return self._read(query)
+
+    # --- layers and chains --------------------------------------------------------------------
+
+    def layer(self, layer: str) -> m.Layer:
+        """The layer with this id; UnknownLayer if there is none, or it is still being made."""
+        found = self._read(sql.SELECT_LAYER, id=layer)
+        if found:
+            value = rows.layer(found[0])
+            if value.state is not m.LayerState.CREATING:
+                return value
+        raise UnknownLayer(layer)
+
+    def exists(self, layer: str) -> bool:
+        try:
+            self.layer(layer)
+        except UnknownLayer:
+            return False
+        return True
+
+    def layers(self, *, labels: Mapping[str, str] | None = None) -> Iterator[m.Layer]:
+        """Every layer, in the order of ids; `labels` must all match, an empty value any value."""
+        after = ""
+        while page := self._read(sql.SELECT_LAYERS, after=after, page=engine.PAGE):
+            for row in page:
+                value = rows.layer(row)
+                if value.state is not m.LayerState.CREATING and _matches(value, labels):
+                    yield value
+            after = page[-1][0]
+
+    def parent(self, layer: str) -> m.Layer | None:
+        parent = self.layer(layer).parent
+        return None if parent is None else self.layer(parent)
+
+    def ancestors(self, layer: str) -> tuple[m.Layer, ...]:
+        """The layers below, nearest first."""
+        self.layer(layer)
+        return tuple(rows.layer(row) for row in self._read(sql.SELECT_ANCESTORS, id=layer))
+
+    def children(self, layer: str) -> tuple[m.Layer, ...]:
+        self.layer(layer)
+        return _made(self._read(sql.SELECT_CHILDREN, id=layer, page=-1))
+
+    def descendants(self, layer: str) -> tuple[m.Layer, ...]:
+        """Every layer that has this one below it, nearest first."""
+        self.layer(layer)
+        return _made(self._read(sql.SELECT_DESCENDANTS, id=layer))
+
+    def lower_dirs(self, layer: str) -> tuple[str, ...]:
+        """`<home>/l/<LINK>` of each lower layer, nearest first."""
+        lower = self.layer(layer).lower
+        if not lower:
+            return ()
+        start = f"{self._home}/"
+        return tuple(start + component for component in lower.split(":"))
+
+    def metadata(self, layer: str) -> dict[str, str]:
+        """UpperDir, WorkDir, MergedDir, and LowerDir where there are lowers: Docker's names.
+
+        LowerDir is a list of `<home>/<id>/diff` joined by colons, nearest first.
+        """
+        value = self.layer(layer)
+        directory = f"{self._home}/{layer}"
+        found = {
+            "UpperDir": f"{directory}/{layout.DIFF}",
+            "WorkDir": f"{directory}/{layout.WORK}",
+            "MergedDir": f"{directory}/{layout.MERGED}",
+        }
+        if value.lower:
+            start, end = f"{self._home}/", f"/{layout.DIFF}"
+            found["LowerDir"] = ":".join([start + i + end for i in self._chain(value)])
+        return found
+
+    def _chain(self, layer: m.Layer) -> list[str]:
+        """The ids of the lower layers, nearest first."""
+        links = layout.lower_links(layer.lower)
+        known = self._links
+        try:
+            return [known[link] for link in links]
+        except KeyError:
+            if len(known) > _KNOWN_LINKS:
+                known.clear()
+        chain = [row[0] for row in self._read(sql.SELECT_CHAIN_IDS, id=layer.id)]
+        known.update(zip(links, chain, strict=True))
+        return chain
+
+    # --- holds, mounts, operations, owners ------------------------------------------------------
+
+    def holders(self, layer: str | None = None) -> tuple[m.Hold, ...]:
+        """Who holds this layer (or any), since when, and which process took the hold."""
+        if layer is None:
+            return tuple(rows.hold(row) for row in self._read(sql.SELECT_HOLDS))
+        self.layer(layer)
+        return tuple(rows.hold(row) for row in self._read(sql.SELECT_HOLDS_ON, layer=layer))
+
+    def mount(self, layer: str) -> m.Mount | None:
+        self.layer(layer)
+        found = self._read(sql.SELECT_MOUNT, layer=layer)
+        return rows.mount(found[0]) if found else None
+
+    def mounts(self) -> tuple[m.Mount, ...]:
+        return tuple(rows.mount(row) for row in self._read(sql.SELECT_MOUNTS))
+
+    def operations(self) -> tuple[m.Operation, ...]:
+        """What is in flight."""
+        return tuple(rows.operation(row) for row in self._read(sql.SELECT_OPERATIONS))
+
+    def owners(self, *, open_only: bool = True) -> tuple[m.Owner, ...]:
+        statement = sql.SELECT_OPEN_OWNERS if open_only else sql.SELECT_OWNERS
+        return tuple(rows.owner(row) for row in self._read(statement))
+
+    def owner(self, owner: str) -> m.Owner | None:
+        found = self._read(sql.SELECT_OWNER, id=owner)
+        return rows.owner(found[0]) if found else None
+
+    def removal_effect(self, layer: str) -> m.Removal:
+        """What `remove` would meet, and what would go."""
+        value = self.layer(layer)
+        children = self.children(layer)
+        holders = self.holders(layer)
+        blocked = []
+        if children:
+            names = ", ".join(child.id for child in children[:5])
+            blocked.append(f"it has {len(children)} children: {names}")
+        blocked += [f"{hold.holder} holds it ({hold.count})" for hold in holders]
+        found = self._read(sql.SELECT_OPERATION_ON, layer=layer)
+        if found:
+            operation = rows.operation(found[0])
+            blocked.append(f"a {operation.verb} is in flight")
+        mounted = bool(self._read(sql.SELECT_MOUNT, layer=layer))
+        frees = None
+        if value.parent is not None:
+            (count,) = self._read(sql.COUNT_CHILDREN, id=value.parent)[0]
+            frees = value.parent if count == 1 else None
+        return m.Removal(
+            layer=value.id,
+            blocked_by=tuple(blocked),
+            children=tuple(child.id for child in children),
+            holders=holders,
+            mounted=mounted,
+            unmounts=mounted and not holders,
+            frees_parent=frees,
+        )
+
+    # --- the journal ----------------------------------------------------------------------------
+
+    def rows(
+        self,
+        *,
+        layer: str | None = None,
+        kind: str | None = None,
+        after_seq: int = 0,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """The rows of the journal in order, as plain values: `data` is the event's fields.
+
+        `kind` is a whole tag or its beginning; `since` and `until` include their ends.
+        """
+        for row in self._select(layer, kind, after_seq, since, until, limit):
+            value = dict(zip(sql.EVENTS_COLUMNS, row, strict=True))
+            value["at"] = m.from_micros(value["at"]).isoformat()
+            value["data"] = json.loads(value["data"])
+            yield value
+
+    def events(
+        self,
+        *,
+        layer: str | None = None,
+        kind: str | None = None,
+        after_seq: int = 0,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int | None = None,
+    ) -> Iterator[m.Entry]:
+        """The same rows, with their events decoded; JournalDamaged for one that cannot be."""
+        for row in self._select(layer, kind, after_seq, since, until, limit):
+            yield _entry(row)
+
+    def _select(
+        self,
+        layer: str | None,
+        kind: str | None,
+        after: int,
+        since: datetime | None,
+        until: datetime | None,
+        limit: int | None,
+    ) -> Iterator[tuple[Any, ...]]:
+        low = -1 if since is None else m.to_micros(since)
+        high = _LAST if until is None else m.to_micros(until)
+        wanted = _LAST if limit is None else limit
+        last = self.last_seq()
+        while wanted > 0:
+            bounds = {"after": after, "last": last, "page": engine.PAGE}
+            if layer is None:
+                page = self._read(sql.SELECT_EVENTS, **bounds)
+            else:
+                page = self._read(sql.SELECT_LAYER_EVENTS, layer=layer, **bounds)
+            if not page:
+                return
+            for row in page:
+                if low <= row[5] <= high and (kind is None or row[6].startswith(kind)):
+                    yield row
+                    wanted -= 1
+                    if wanted <= 0:
+                        return
+            after = page[-1][0]
+
+    def last_seq(self) -> int:
+        """The number of the newest event."""
+        return int(self._read(sql.LAST_SEQ)[0][0])
+
+    def history(self, layer: str) -> tuple[m.Entry, ...]:
+        """Every event of a layer, also of one that is gone."""
+        return tuple(self.events(layer=layer))
+
+    def watch(self, after_seq: int, *, poll: float = 0.2) -> Iterator[m.Entry]:
+        """Events as they come, from the first after `after_seq`; never ends by itself."""
+        for row in self._follow(after_seq, None, poll):
+            yield _entry(row)
+
+    def watch_rows(
+        self, after_seq: int, *, layer: str | None = None, poll: float = 0.2
+    ) -> Iterator[dict[str, Any]]:
+        """The same as plain values, like `rows`."""
+        for row in self._follow(after_seq, layer, poll):
+            value = dict(zip(sql.EVENTS_COLUMNS, row, strict=True))
+            value["at"] = m.from_micros(value["at"]).isoformat()
+            value["data"] = json.loads(value["data"])
+            yield value
+
+    def _follow(self, after: int, layer: str | None, poll: float) -> Iterator[tuple[Any, ...]]:
+        while True:
+            seen = after
+            for row in self._select(layer, None, after, None, None, None):
+                yield row
+                after = row[0]
+            if after == seen:
+                time.sleep(poll)
+
+    def state_at(self, seq: int) -> m.State:
+        """The store as it was after event `seq`, folded anew from the journal."""
+        from layerstore import replay
+
+        return replay.state_at(self.events(), seq)
+
+    # --- names ----------------------------------------------------------------------------------
+
+    def resolve(self, text: str) -> m.LayerId:
+        """The layer meant by an id, a unique prefix of one, a link id, or a path below a layer.
+
+        UnknownLayer if there is none; InvalidArgument if a prefix fits several.
+        """
+        if self.exists(text):
+            return m.LayerId(text)
+        if m.LINK_PATTERN.fullmatch(text):
+            found = self._read(sql.SELECT_LAYER_BY_LINK, link=text)
+            if found:
+                return rows.layer(found[0]).id
+        if "/" in text:
+            return self._resolve_path(text)
+        found = (
+            self._read(sql.SELECT_LAYERS_BY_PREFIX, low=text, high=text + "\x7f", page=6)
+            if text
+            else []
+        )
+        if len(found) > 1:
+            names = ", ".join(row[0] for row in found[:5])
+            raise InvalidArgument(f"{text!r} fits several layers: {names}{' …' * (len(found) > 5)}")
+        if not found:
+            raise UnknownLayer(text)
+        return self.layer(found[0][0]).id
+
+    def _resolve_path(self, text: str) -> m.LayerId:
+        path = os.path.abspath(text)
+        for candidate in (path, os.path.realpath(path)):
+            if not candidate.startswith(f"{self._home}/"):
+                continue
+            first, _, rest = candidate[len(self._home) + 1 :].partition("/")
+            if first == layout.LINKS:
+                return self.resolve(rest.partition("/")[0])
+            if self.exists(first):
+                return m.LayerId(first)
+        raise UnknownLayer(text)
+
+    # --- the store itself -----------------------------------------------------------------------
+
+    def status(self) -> m.Status:
+        """What the store is and runs on."""
+        layers, damaged = self._read(sql.COUNT_LAYERS)[0]
+        probes = self._probes()
+        database = self._home + "/" + layout.DATABASE
+        return m.Status(
+            home=self._home,
+            store_id=self._about.store_id,
+            format=self._about.format,
+            schema=sql.REVISION,
+            seq=self.last_seq(),
+            durability=self._durability(),
+            max_depth=self._about.max_depth,
+            layers=layers,
+            mounts=self._read(sql.COUNT_MOUNTS)[0][0],
+            holds=self._read(sql.COUNT_HOLDS)[0][0],
+            operations=len(self.operations()),
+            damaged=damaged,
+            owners=self.owners(),
+            sqlite=engine.SQLITE_VERSION,
+            sqlite_driver=engine.DRIVER,
+            journal_mode=str(self._read("PRAGMA journal_mode")[0][0]),
+            synchronous="outcomes FULL; intents, gets and puts NORMAL",
+            database_bytes=_size(database),
+            wal_bytes=_size(f"{database}-wal"),
+            file_system=str(probes.get("file_system", "not probed")),
+            probes=probes,
+            warnings=tuple(self._warnings(probes)),
+        )
+
+    def _durability(self) -> str:
+        return "full"
+
+    def _probes(self) -> dict[str, Any]:
+        """What the last open that wrote found out about kernel and file system."""
+        try:
+            found: dict[str, Any] = json.loads((self.home / layout.PROBES).read_text())
+        except (OSError, ValueError):
+            return {}
+        return found
+
+    def _warnings(self, probes: Mapping[str, Any]) -> Iterator[str]:
+        if engine.ONE_WRITER_NEEDED:
+            yield (
+                f"SQLite {engine.SQLITE_VERSION} has the WAL-reset race (fixed in 3.51.3): "
+                "writers take turns by a lock file"
+            )
+        if probes.get("upper_probe") is False:
+            yield "this kernel does not say whether an upper directory is in use"
+        if probes.get("problem"):
+            yield str(probes["problem"])
+
+
+def _matches(layer: m.Layer, labels: Mapping[str, str] | None) -> bool:
+    return all(
+        key in layer.labels and value in ("", layer.labels[key])
+        for key, value in (labels or {}).items()
+    )
+
+
+def _made(found: engine.Rows) -> tuple[m.Layer, ...]:
+    values = (rows.layer(row) for row in found)
+    return tuple(value for value in values if value.state is not m.LayerState.CREATING)
+
+
+def _entry(row: tuple[Any, ...]) -> m.Entry:
+    from layerstore import codec
+
+    value = dict(zip(sql.EVENTS_COLUMNS, row, strict=True))
+    return m.Entry(
+        seq=value["seq"],
+        epoch=value["epoch"],
+        operation=value["operation"],
+        owner=value["owner"],
+        boot_id=value["boot_id"],
+        at=m.from_micros(value["at"]),
+        kind=value["kind"],
+        layer=value["layer"],
+        event=codec.decode(value["kind"], value["data"], seq=value["seq"]),
+    )
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0

@@ -1,0 +1,308 @@
+"""Owns how an operation runs to its end, and how one that was left open is settled.
+
+It must not decide what a caller may do, nor compare the tree with the index (`comparison` does).
+Settling is total: an anomaly is isolated and reported, and never stops the store from opening.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+
+import attrs
+
+from layerstore import events as e
+from layerstore import model as m
+from layerstore import plan, rows, state
+from layerstore.db import statements as sql
+from layerstore.errors import LayerstoreError, OwnerLost, UpperBusy, WritesRefused
+from layerstore.fs import files, layout, locks, mountinfo, perform
+from layerstore.fs.steps import Performed
+from layerstore.fs.trace import trace
+from layerstore.journal import InFlight, Journal, Transaction
+
+log = logging.getLogger("layerstore")
+
+_NORMAL = frozenset({m.Verb.MOUNT, m.Verb.UNMOUNT, m.Verb.EMPTY})
+"""Verbs whose outcome need not survive a power cut: no mount does, and emptying can be repeated."""
+
+
+@attrs.define
+class Hands:
+    """What it takes to run operations as one owner."""
+
+    home: str
+    journal: Journal
+    performer: perform.Performer
+    full: bool
+    """Durability `full`: outcomes survive a power cut."""
+    active: set[str] = attrs.Factory(set)
+    """Operations that some thread of this process is at."""
+    changed: threading.Condition = attrs.Factory(threading.Condition)
+    """Notified when an operation leaves `active`."""
+
+    @contextlib.contextmanager
+    def working_on(self, operation: str) -> Iterator[bool]:
+        """True for the one thread that may work on this operation now."""
+        with self.changed:
+            mine = operation not in self.active
+            self.active.add(operation)
+        try:
+            yield mine
+        finally:
+            if mine:
+                with self.changed:
+                    self.active.discard(operation)
+                    self.changed.notify_all()
+
+    def is_alive(self, owner: str) -> bool:
+        if owner == self.journal.author.owner:
+            return True
+        return locks.is_alive(f"{self.home}/{layout.owner_lock(owner)}")
+
+
+def new_name() -> str:
+    """A name for an operation or an owner: one that was lost in a power cut never comes back."""
+    return secrets.token_hex(16)
+
+
+# --- running ----------------------------------------------------------------------------------
+
+
+def begin(hands: Hands, decide: Callable[[Transaction, str], e.Intent | None]) -> str | None:
+    """One intent transaction. `decide` checks and returns the intent; None: nothing to do.
+
+    Raises InFlight where `decide` meets another operation.
+    """
+    operation = new_name()
+    with hands.journal.transaction(full=False) as transaction:
+        intent = decide(transaction, operation)
+        if intent is None:
+            return None
+        trace(f"{state.verb_of(intent)}:intent:before")
+        transaction.append(intent, operation=operation)
+    trace(f"{state.verb_of(intent)}:intent:after")
+    return operation
+
+
+def run(hands: Hands, decide: Callable[[Transaction, str], e.Intent | None]) -> e.Intent | None:
+    """Intent, effects, outcome. A call that fails settles its own operation before it raises."""
+    decided: list[tuple[str, e.Intent]] = []
+
+    def remember(transaction: Transaction, operation: str) -> e.Intent | None:
+        intent = decide(transaction, operation)
+        if intent is not None:
+            decided[:] = [(operation, intent)]
+            hands.active.add(operation)
+        return intent
+
+    try:
+        begin(hands, remember)
+        if not decided:
+            return None
+        operation, intent = decided[0]
+        verb = state.verb_of(intent)
+        performed = hands.performer.run(plan.forward(operation, intent), name=verb, first=True)
+        conclude(hands, operation, intent, plan.done(intent, performed), name=verb)
+    except BaseException as error:
+        if decided:
+            _end_failed(hands, *decided[0], error)
+        raise
+    finally:
+        if decided:
+            with hands.changed:
+                hands.active.discard(decided[0][0])
+                hands.changed.notify_all()
+    return intent
+
+
+def conclude(
+    hands: Hands, operation: str, intent: e.Intent, outcome: e.Done | e.Undone, *, name: str
+) -> None:
+    """Append the outcome; what a remove put into the trash is emptied after it."""
+    verb = state.verb_of(intent)
+    emptying = new_name()
+    trash = e.TrashEmptyIntended(layout.trash(operation), operation)
+
+    def and_empty(transaction: Transaction) -> None:
+        transaction.append(trash, operation=emptying)
+
+    removed = isinstance(outcome, e.LayerRemoved)
+    trace(f"{name}:outcome:before")
+    if removed:
+        hands.active.add(emptying)
+    try:
+        hands.journal.finish(
+            operation,
+            outcome,
+            full=hands.full and verb not in _NORMAL,
+            then=and_empty if removed else None,
+        )
+        trace(f"{name}:outcome:after")
+        if removed:
+            _empty(hands, emptying, trash)
+    finally:
+        with hands.changed:
+            hands.active.discard(emptying)
+            hands.changed.notify_all()
+
+
+def _empty(hands: Hands, operation: str, intent: e.TrashEmptyIntended) -> None:
+    """Empty one entry of the trash. The remove is done whatever happens here."""
+    try:
+        performed = hands.performer.run(
+            plan.forward(operation, intent), name=m.Verb.EMPTY, first=False
+        )
+        conclude(hands, operation, intent, plan.done(intent, performed), name=m.Verb.EMPTY)
+    except Exception as error:  # noqa: BLE001 - the remove is done; the next recovery tries again
+        log.warning("%s was not emptied: %s", intent.layer, error)
+        _abandon(hands, operation, intent, error)
+
+
+def _end_failed(hands: Hands, operation: str, intent: e.Intent, error: BaseException) -> None:
+    """Settle the operation of a call that failed, by the rule that recovery would use."""
+    if isinstance(error, OwnerLost | WritesRefused):
+        return  # whoever took it over settles it; where nothing can be journaled, nothing is undone
+    try:
+        still = hands.journal.database.read(sql.SELECT_OPERATION, {"operation": operation})
+        if still and rows.operation(still[0]).owner == hands.journal.author.owner:
+            _settle_own(hands, operation, intent, reason=_in_short(error))
+    except Exception as second:  # noqa: BLE001 - the first error is the one to raise
+        log.warning("operation %s could not be settled: %s", operation, second)
+        _abandon(hands, operation, intent, second)
+
+
+def _abandon(hands: Hands, operation: str, intent: e.Intent, error: Exception) -> None:
+    """Let anyone settle it. Where even that fails, it is settled at the next touch."""
+    with contextlib.suppress(LayerstoreError):
+        hands.journal.abandon(operation, intent.layer, _in_short(error))
+
+
+def _in_short(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:500]
+
+
+# --- settling ---------------------------------------------------------------------------------
+
+
+def settle(hands: Hands, operation: m.Operation) -> m.Settled | None:
+    """Claim an operation that nobody is at, and end it. None: somebody else is at it."""
+    with hands.working_on(operation.id) as mine:
+        if not mine or not hands.journal.claim(operation):
+            return None
+        trace("settle:claim:after")
+        try:
+            intent = hands.journal.intent_of(operation)
+            rule = _settle_own(hands, operation.id, intent, reason="its owner died")
+        except Exception as error:  # noqa: BLE001 - one bad layer never blocks the store
+            log.warning("operation %s on %s: %s", operation.id, operation.layer, error)
+            with contextlib.suppress(LayerstoreError):
+                hands.journal.abandon(operation, operation.layer, _in_short(error))
+            return m.Settled("failed", operation.layer, _in_short(error), operation.id)
+    done = "finished" if rule is state.Rule.REDO else "undone"
+    return m.Settled(
+        done, operation.layer, f"{operation.verb} of {operation.layer} was {done}", operation.id
+    )
+
+
+def _settle_own(hands: Hands, operation: str, intent: e.Intent, *, reason: str) -> state.Rule:
+    """End an operation that is this owner's, by the rule of its verb."""
+    verb = state.verb_of(intent)
+    rule = state.rule_for(verb, gather(hands.home, operation, intent))
+    name = f"settle:{verb}"
+    try:
+        if rule is state.Rule.REDO:
+            steps = plan.again(operation, intent)
+            performed = hands.performer.run(steps, name=name, first=False)
+            outcome: e.Done | e.Undone = plan.done(intent, performed)
+        else:
+            steps = plan.backward(operation, intent)
+            performed = hands.performer.run(steps, name=name, first=False)
+            outcome = plan.undone(intent, reason, in_use=performed.detached)
+    except UpperBusy as busy:
+        outcome = _still_in_use(intent, busy)
+    conclude(hands, operation, intent, outcome, name=name)
+    return rule
+
+
+def _still_in_use(intent: e.Intent, busy: UpperBusy) -> e.Done | e.Undone:
+    """The kernel has not let go. A mount that was given up is drained, the rest is undone."""
+    if isinstance(intent, e.LayerUnmountIntended) and intent.reason != "lost":
+        return plan.done(intent, Performed(detached=True))
+    return plan.undone(intent, busy.message, in_use=True)
+
+
+def gather(home: str, operation: str, intent: e.Intent) -> state.Evidence:
+    """What the disk says about an operation."""
+    if not isinstance(intent, e.LayerRemoveIntended | e.LayerCreateIntended):
+        return state.Evidence(published=False, trashed=False)
+    return state.Evidence(
+        published=files.read_link(home, intent.layer) == intent.link,
+        trashed=os.path.lexists(f"{home}/{layout.trash(operation)}"),
+    )
+
+
+def settle_operations(hands: Hands) -> Iterator[m.Settled]:
+    """Settle whatever dead owners, or owners that gave up, left in flight."""
+    for row in hands.journal.database.read(sql.SELECT_OPERATIONS):
+        operation = rows.operation(row)
+        if operation.abandoned or not hands.is_alive(operation.owner):
+            settled = settle(hands, operation)
+            if settled is not None:
+                yield settled
+
+
+def bury(hands: Hands, owner: m.Owner) -> m.Settled:
+    """End the holds of a dead owner. Its operations are settled already."""
+    with hands.journal.transaction(full=False) as transaction:
+        found = transaction.one(sql.SELECT_OWNER, id=owner.id)
+        if found is not None and rows.owner(found).closed_at is None:
+            transaction.append(e.OwnerDied(owner.id, owner.pid, owner.command))
+    trace("settle:bury:after")
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(f"{hands.home}/{layout.owner_lock(owner.id)}")
+    return m.Settled("released", None, f"process {owner.pid} ({owner.command}) is dead")
+
+
+def unmount_unheld(hands: Hands) -> Iterator[m.Settled]:
+    """Unmount what the journal mounted and nobody holds any more."""
+    for row in hands.journal.database.read(sql.SELECT_UNHELD_MOUNTS):
+        yield from end_mount(hands, rows.mount(row), reason="no holder")
+
+
+def forget_lost(hands: Hands) -> Iterator[m.Settled]:
+    """End the mounts of another boot that this kernel does not have."""
+    boot = hands.journal.author.boot_id
+    for row in hands.journal.database.read(sql.SELECT_MOUNTS):
+        mount = rows.mount(row)
+        if mount.boot_id == boot:
+            continue
+        if not mountinfo.is_mount_root(f"{hands.home}/{layout.merged(mount.layer)}"):
+            yield from end_mount(hands, mount, reason="lost")
+
+
+def end_mount(hands: Hands, mount: m.Mount, *, reason: str) -> Iterator[m.Settled]:
+    """Unmount a layer for `no holder`, or forget a `lost` mount, if that still holds."""
+
+    def decide(transaction: Transaction, _: str) -> e.Intent | None:
+        transaction.require_idle(mount.layer)
+        found = transaction.one(sql.SELECT_MOUNT, layer=mount.layer)
+        held = transaction.one(sql.SUM_HOLDS, layer=mount.layer)
+        assert held is not None
+        if found is None or (reason == "no holder" and held[0] > 0):
+            return None
+        return e.LayerUnmountIntended(mount.layer, None, reason, mount.read_only)
+
+    try:
+        if run(hands, decide) is not None:
+            yield m.Settled("unmounted", mount.layer, f"{mount.layer} was unmounted ({reason})")
+    except InFlight:
+        pass  # whoever is at it ends it
+    except UpperBusy as busy:
+        yield m.Settled("failed", mount.layer, busy.message)
+    except (LayerstoreError, OSError) as error:
+        yield m.Settled("failed", mount.layer, _in_short(error))

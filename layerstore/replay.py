@@ -1,0 +1,50 @@
+"""Owns folding a journal anew, into a database in memory; it must not touch the store's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from layerstore import model as m
+from layerstore import projection, rows
+from layerstore.db import engine
+from layerstore.db import statements as sql
+
+
+def replay(entries: Iterable[m.Entry], *, last: int | None = None) -> engine.Connection:
+    """A scratch database with every event up to `last` folded into it."""
+    connection = engine.scratch()
+    connection.execute("BEGIN")
+    for entry in entries:
+        if last is not None and entry.seq > last:
+            break
+        facts = projection.RowFacts(
+            entry.seq, entry.operation, entry.owner, entry.boot_id, m.to_micros(entry.at)
+        )
+        projection.fold(connection, facts, entry.event)
+    connection.execute("COMMIT")
+    return connection
+
+
+def state_at(entries: Iterable[m.Entry], seq: int) -> m.State:
+    """The store after event `seq`. Who took a hold is not told: owners are no part of the fold."""
+    connection = replay(entries, last=seq)
+    try:
+        every = {"after": "", "page": -1}
+        return m.State(
+            seq=seq,
+            layers=tuple(rows.layer(r) for r in connection.execute(sql.SELECT_LAYERS, every)),
+            holds=tuple(rows.hold(r) for r in connection.execute(sql.SELECT_HOLDS)),
+            mounts=tuple(rows.mount(r) for r in connection.execute(sql.SELECT_MOUNTS)),
+            operations=tuple(rows.operation(r) for r in connection.execute(sql.SELECT_OPERATIONS)),
+        )
+    finally:
+        connection.close()
+
+
+FOLDED = {
+    "layers": "SELECT * FROM layers ORDER BY id",
+    "holds": "SELECT * FROM holds ORDER BY layer, holder",
+    "mounts": "SELECT * FROM mounts ORDER BY layer",
+    "operations": "SELECT * FROM operations ORDER BY id",
+}
+"""The tables that are nothing but folded events."""

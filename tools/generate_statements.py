@@ -1,0 +1,263 @@
+"""Writes `layerstore/db/statements.py`: the SQL text of every statement, as SQLAlchemy Core compiles it.
+
+Run it after a change of the schema or of a statement: `python tools/generate_statements.py`.
+A test holds the file equal to what this prints.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    Integer,
+    and_,
+    bindparam,
+    case,
+    cast,
+    delete,
+    exists,
+    func,
+    insert,
+    literal,
+    not_,
+    select,
+    update,
+)
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from layerstore.db import schema
+from layerstore.db.schema import events, holds, layers, meta, mounts, operations, owners
+
+TARGET = Path(__file__).parent.parent / "layerstore" / "db" / "statements.py"
+DIALECT = sqlite.dialect(paramstyle="named")
+
+B = bindparam
+
+
+def _insert(table: Any, *names: str) -> Any:
+    return insert(table).values({name: B(name) for name in names})
+
+
+def _columns(table: Any) -> list[str]:
+    return [column.name for column in table.columns]
+
+
+layer_columns = (*layers.c, operations.c.verb)
+"""A layer with the verb of its operation in flight, from which its state follows."""
+layers_with_verb = layers.outerjoin(operations, operations.c.layer == layers.c.id)
+hold_columns = (
+    *holds.c,
+    owners.c.pid,
+    owners.c.started,
+    owners.c.boot_id,
+    owners.c.command,
+    owners.c.opened_at,
+    owners.c.closed_at,
+)
+holds_with_owner = holds.outerjoin(owners, owners.c.id == holds.c.owner)
+
+above = (
+    select(layers.c.id, layers.c.parent, literal(0).label("step"))
+    .where(layers.c.id == B("id"))
+    .cte("above", recursive=True)
+)
+above = above.union_all(
+    select(layers.c.id, layers.c.parent, above.c.step + 1).where(layers.c.id == above.c.parent)
+)
+below = select(layers.c.id).where(layers.c.parent == B("id")).cte("below", recursive=True)
+below = below.union_all(select(layers.c.id).where(layers.c.parent == below.c.id))
+
+STATEMENTS: dict[str, Any] = {
+    # meta
+    "SELECT_META": select(meta.c.key, meta.c.value),
+    "PUT_META": upsert(meta)
+    .values(key=B("key"), value=B("value"))
+    .on_conflict_do_update(index_elements=["key"], set_={"value": B("value")}),
+    # events
+    "INSERT_EVENT": _insert(events, *(c for c in _columns(events) if c != "seq")),
+    "INSERT_EVENT_AT": _insert(events, *_columns(events)),
+    "SELECT_EVENT": select(*events.c).where(events.c.seq == B("seq")),
+    "SELECT_EVENTS": select(*events.c)
+    .where(events.c.seq > B("after"), events.c.seq <= B("last"))
+    .order_by(events.c.seq)
+    .limit(B("page")),
+    "SELECT_LAYER_EVENTS": select(*events.c)
+    .where(events.c.layer == B("layer"), events.c.seq > B("after"), events.c.seq <= B("last"))
+    .order_by(events.c.seq)
+    .limit(B("page")),
+    "LAST_SEQ": select(func.coalesce(func.max(events.c.seq), 0)),
+    # owners
+    "INSERT_OWNER": _insert(owners, *_columns(owners)),
+    "CLOSE_OWNER": update(owners).where(owners.c.id == B("id")).values(closed_at=B("at")),
+    "SELECT_OWNER": select(*owners.c).where(owners.c.id == B("id")),
+    "SELECT_OPEN_OWNERS": select(*owners.c)
+    .where(owners.c.closed_at.is_(None))
+    .order_by(owners.c.opened_at),
+    "SELECT_OWNERS": select(*owners.c).order_by(owners.c.opened_at),
+    # operations
+    "INSERT_OPERATION": _insert(operations, *_columns(operations)),
+    "DELETE_OPERATION": delete(operations).where(operations.c.id == B("operation")),
+    "CLAIM_OPERATION": update(operations)
+    .where(operations.c.id == B("operation"))
+    .values(owner=B("owner"), abandoned=0),
+    "ABANDON_OPERATION": update(operations)
+    .where(operations.c.id == B("operation"))
+    .values(abandoned=1),
+    "SELECT_OPERATION": select(*operations.c).where(operations.c.id == B("operation")),
+    "SELECT_OPERATION_ON": select(*operations.c).where(operations.c.layer == B("layer")),
+    "SELECT_OPERATIONS": select(*operations.c).order_by(operations.c.intent_seq),
+    # layers
+    "INSERT_LAYER": _insert(layers, *_columns(layers)),
+    "SELECT_LAYER": select(*layer_columns)
+    .select_from(layers_with_verb)
+    .where(layers.c.id == B("id")),
+    "SELECT_LAYER_BY_LINK": select(*layer_columns)
+    .select_from(layers_with_verb)
+    .where(layers.c.link == B("link")),
+    "SELECT_LAYERS": select(*layer_columns)
+    .select_from(layers_with_verb)
+    .where(layers.c.id > B("after"))
+    .order_by(layers.c.id)
+    .limit(B("page")),
+    "SELECT_CHILDREN": select(*layer_columns)
+    .select_from(layers_with_verb)
+    .where(layers.c.parent == B("id"))
+    .order_by(layers.c.id)
+    .limit(B("page")),
+    "COUNT_CHILDREN": select(func.count()).select_from(layers).where(layers.c.parent == B("id")),
+    "SELECT_ANCESTORS": select(*layer_columns)
+    .select_from(layers_with_verb.join(above, above.c.id == layers.c.id))
+    .where(above.c.step > 0)
+    .order_by(above.c.step),
+    "SELECT_CHAIN_IDS": select(above.c.id).where(above.c.step > 0).order_by(above.c.step),
+    "SELECT_DESCENDANTS": select(*layer_columns)
+    .select_from(layers_with_verb.join(below, below.c.id == layers.c.id))
+    .order_by(layers.c.depth, layers.c.id),
+    "DELETE_LAYER": delete(layers).where(layers.c.id == B("id")),
+    "COMMIT_PARENT": update(layers)
+    .where(layers.c.id == B("id"))
+    .values(
+        committed=1,
+        used=1,
+        draining=0,
+        durable=case((B("durable") == 1, 1), else_=layers.c.durable),
+    ),
+    "USE_PARENT": update(layers).where(layers.c.id == B("id")).values(used=1),
+    "CREATED_LAYER": update(layers)
+    .where(layers.c.id == B("id"))
+    .values(created_at=B("at"), created_seq=B("seq")),
+    "MOUNT_LAYER": update(layers)
+    .where(layers.c.id == B("id"))
+    .values(used=1, durable=case((B("read_only") == 1, layers.c.durable), else_=0)),
+    "HOLD_LAYER": update(layers)
+    .where(layers.c.id == B("id"))
+    .values(
+        used=1,
+        durable=case(
+            (and_(layers.c.parent.is_(None), layers.c.committed == 0), 0),
+            else_=layers.c.durable,
+        ),
+    ),
+    "DRAIN_LAYER": update(layers).where(layers.c.id == B("id")).values(draining=B("draining")),
+    "DAMAGE_LAYER": update(layers).where(layers.c.id == B("id")).values(damage=B("damage")),
+    "COUNT_LAYERS": select(
+        func.count(), func.coalesce(func.sum(cast(layers.c.damage.is_not(None), Integer)), 0)
+    ).select_from(layers),
+    "SELECT_INDEX": select(
+        layers.c.id, layers.c.link, layers.c.parent, layers.c.lower, layers.c.damage
+    ).order_by(layers.c.depth, layers.c.id),
+    "SELECT_LAYERS_BY_PREFIX": select(layers.c.id)
+    .where(layers.c.id >= B("low"), layers.c.id < B("high"))
+    .order_by(layers.c.id)
+    .limit(B("page")),
+    # holds
+    "TAKE_HOLD": upsert(holds)
+    .values({name: B(name) for name in _columns(holds) if name != "count"} | {"count": 1})
+    .on_conflict_do_update(index_elements=["layer", "holder"], set_={"count": holds.c.count + 1}),
+    "RELEASE_HOLD": update(holds)
+    .where(holds.c.layer == B("layer"), holds.c.holder == B("holder"))
+    .values(count=holds.c.count - 1),
+    "DROP_EMPTY_HOLDS": delete(holds).where(
+        holds.c.layer == B("layer"), holds.c.holder == B("holder"), holds.c.count <= 0
+    ),
+    "END_HOLDS": delete(holds).where(holds.c.layer == B("layer"), holds.c.holder == B("holder")),
+    "END_HOLDS_OF": delete(holds).where(holds.c.holder == B("holder")),
+    "END_HOLDS_ON": delete(holds).where(holds.c.layer == B("layer")),
+    "SELECT_HOLD": select(holds.c.count).where(
+        holds.c.layer == B("layer"), holds.c.holder == B("holder")
+    ),
+    "SUM_HOLDS": select(func.coalesce(func.sum(holds.c.count), 0)).where(
+        holds.c.layer == B("layer")
+    ),
+    "COUNT_HOLDS": select(func.coalesce(func.sum(holds.c.count), 0)),
+    "SELECT_HOLDS": select(*hold_columns)
+    .select_from(holds_with_owner)
+    .order_by(holds.c.layer, holds.c.since_seq),
+    "SELECT_HOLDS_ON": select(*hold_columns)
+    .select_from(holds_with_owner)
+    .where(holds.c.layer == B("layer"))
+    .order_by(holds.c.since_seq),
+    "SELECT_HELD_BY": select(holds.c.layer, holds.c.count)
+    .where(holds.c.holder == B("holder"))
+    .order_by(holds.c.layer),
+    # mounts
+    "INSERT_MOUNT": _insert(mounts, *_columns(mounts)),
+    "DELETE_MOUNT": delete(mounts).where(mounts.c.layer == B("layer")),
+    "SELECT_MOUNT": select(*mounts.c).where(mounts.c.layer == B("layer")),
+    "SELECT_MOUNTS": select(*mounts.c).order_by(mounts.c.layer),
+    "COUNT_MOUNTS": select(func.count()).select_from(mounts),
+    "SELECT_UNHELD_MOUNTS": select(*mounts.c)
+    .where(not_(exists().where(holds.c.layer == mounts.c.layer)))
+    .order_by(mounts.c.layer),
+}
+
+HEADER = '''"""Owns the SQL text of every statement; it must not be edited: tools/generate_statements.py writes it.
+
+SQLAlchemy Core compiled these once, so that neither a verb nor a query imports SQLAlchemy.
+"""
+
+from typing import Final
+
+'''
+
+
+def _sql(statement: Any) -> str:
+    compiled = statement.compile(dialect=DIALECT)
+    text = " ".join(str(compiled).split())
+    for name, value in compiled.params.items():
+        if value is not None:
+            text = re.sub(rf":{name}\b", repr(value), text)
+    return text
+
+
+def _names(columns: Any) -> str:
+    return repr(tuple(column.name for column in columns))
+
+
+def render() -> str:
+    """The whole text of the file."""
+    lines = [HEADER, f'REVISION: Final = "{schema.REVISION}"\n']
+    ddl = []
+    for table in schema.metadata.sorted_tables:
+        ddl.append(" ".join(str(CreateTable(table).compile(dialect=DIALECT)).split()))
+        indexes = sorted(table.indexes, key=lambda index: str(index.name))
+        ddl += [" ".join(str(CreateIndex(i).compile(dialect=DIALECT)).split()) for i in indexes]
+    lines.append("CREATE: Final = (\n" + "".join(f"    {text!r},\n" for text in ddl) + ")\n")
+    for table in schema.metadata.sorted_tables:
+        lines.append(f"{table.name.upper()}_COLUMNS: Final = {_names(table.columns)}\n")
+    lines.append(f"LAYER_COLUMNS: Final = {_names(layer_columns)}\n")
+    lines.append(f"HOLD_COLUMNS: Final = {_names(hold_columns)}\n")
+    for name, statement in STATEMENTS.items():
+        lines.append(f"{name}: Final = {_sql(statement)!r}\n")
+    return "".join(lines)
+
+
+if __name__ == "__main__":
+    if "--check" in sys.argv:
+        sys.exit(TARGET.read_text() != render())
+    TARGET.write_text(render())
