@@ -70,7 +70,7 @@ class Store(Reader):
         """
         opening.initialize(_absolute(home), max_depth=max_depth)
 
-    @overload  # type: ignore[override]  # a Reader has fewer choices
+    @overload
     @classmethod
     def open(
         cls,

@@ -43,7 +43,7 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "status": ("upkeep", "Show what the store is and runs on."),
         "recover": ("upkeep", "Settle what dead processes left open."),
         "audit": ("upkeep", "Compare journal, index, tree and mounts."),
-        "cleanup": ("upkeep", "Unmount what nobody holds."),
+        "cleanup": ("upkeep", "Unmount everything that the store mounted."),
         "release": ("upkeep", "End the holds of a name that never returns."),
         "db": ("db", "See to the database."),
     },

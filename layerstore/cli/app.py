@@ -70,7 +70,7 @@ class App:
             self.out.note(f"layerstore: recovery settled {what} left open (-v lists them)")
         elif settled:
             for item in settled:
-                self.out.note(f"layerstore: recovery: {item.what}: {item.message}")
+                self.out.note(f"layerstore: recovery: {item.message}")
 
     def fail(self, error: LayerstoreError, *, exit_code: int | None = None) -> None:
         """Report an error without ending."""

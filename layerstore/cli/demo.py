@@ -128,48 +128,46 @@ def _enter_namespace() -> None:
 @contextmanager
 def _place(wanted: str | None, *, keep: bool) -> Iterator[Path]:
     """An empty directory for the store that can carry overlays; it goes at the end unless kept."""
+    from layerstore.fs import syscalls
+
     if wanted is not None:
         home = Path(wanted).absolute()
         if home.exists() and (not home.is_dir() or any(home.iterdir())):
             raise InvalidOption(
                 f"{home} is not empty.", hint="The demo makes a store of its own and removes it."
             )
-        existed = home.exists()
-        with _cleared(home, keep=keep):
+        with _cleared(home, keep=keep, existed=home.exists()):
             yield home
-        if existed and not keep:
-            home.mkdir()
         return
     top = Path(tempfile.mkdtemp(prefix="layerstore-demo-"))
     mounted = False
     try:
         mounted = _make_able(top, keep=keep)
-        with _cleared(top / "store", keep=keep):
+        with _cleared(top / "store", keep=keep, existed=False):
             yield top / "store"
     finally:
         if mounted:
-            _take_down(top)
+            syscalls.umount2(os.fspath(top), syscalls.MNT_DETACH | syscalls.UMOUNT_NOFOLLOW)
         if not keep or not any(top.iterdir()):
             shutil.rmtree(top)
 
 
 @contextmanager
-def _cleared(home: Path, *, keep: bool) -> Iterator[None]:
-    """Remove what is at `home` afterwards, mounts first."""
+def _cleared(home: Path, *, keep: bool, existed: bool) -> Iterator[None]:
+    """Remove what is at `home` afterwards, mounts first; the directory stays where it `existed`."""
+    from layerstore.fs import mountinfo, syscalls
+
     try:
         yield
     finally:
-        _take_down(home)
+        # A demo that was broken off may have left something mounted.
+        for entry in reversed(mountinfo.mounts_below(os.fspath(home))):
+            syscalls.umount2(entry.mount_point, syscalls.MNT_DETACH | syscalls.UMOUNT_NOFOLLOW)
         if not keep and home.exists():
-            shutil.rmtree(home)
-
-
-def _take_down(path: Path) -> None:
-    """Unmount all at and below `path`; what a demo that was broken off left mounted."""
-    from layerstore.fs import mountinfo, syscalls
-
-    for entry in reversed(mountinfo.mounts_below(os.fspath(path))):
-        syscalls.umount2(entry.mount_point, syscalls.MNT_DETACH | syscalls.UMOUNT_NOFOLLOW)
+            for path in [*home.iterdir()]:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if not existed:
+                home.rmdir()
 
 
 def _make_able(top: Path, *, keep: bool) -> bool:

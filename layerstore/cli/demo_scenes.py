@@ -13,11 +13,12 @@ import sysconfig
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
 import layerstore
+from layerstore.cli import demo_holder
 from layerstore.cli.failpoint import VARIABLE
 from layerstore.cli.output import size
 
@@ -56,17 +57,6 @@ print(greeting.hello())
 print("The module os was loaded from", os.__file__)
 print("antigravity is", "there" if importlib.util.find_spec("antigravity") else "gone")
 """
-
-_HOLDER: Final = """
-import sys
-from layerstore import Store
-store = Store.open(sys.argv[1])
-path = store.get("app")
-(path / "note.txt").write_text("Written shortly before the end.\\n")
-print(path, flush=True)
-sys.stdin.read()
-"""
-"""Takes a hold and waits; if the demo itself is killed, the end of its stdin ends it too."""
 
 
 @attrs.define
@@ -232,7 +222,7 @@ def killed(stage: Stage) -> None:
     story = stage.story
     story.scene("5. Two processes are killed with SIGKILL")
     holder = subprocess.Popen(
-        [sys.executable, "-P", "-c", _HOLDER, os.fspath(stage.home)],
+        [sys.executable, "-P", demo_holder.__file__, os.fspath(stage.home)],
         env=stage.environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -248,7 +238,9 @@ def killed(stage: Stage) -> None:
         story.say("What it left behind:")
         story.show(leftovers(stage.home))
         with Reader.open(stage.home) as reader:
-            story.check("half-made is not made: there is no layer 'doomed'", not _there(reader))
+            story.check(
+                "half-made is not made: there is no layer 'doomed'", not reader.exists("doomed")
+            )
     finally:
         holder.kill()
         holder.communicate()
@@ -258,11 +250,6 @@ def killed(stage: Stage) -> None:
         "the kernel keeps the mount of a process that is gone",
         holder.returncode == -signal.SIGKILL and mountinfo.is_mount_root(path),
     )
-
-
-def _there(reader: Any) -> bool:
-    """Whether a client would be told that there is such a layer."""
-    return bool(reader.exists("doomed"))
 
 
 def leftovers(home: Path) -> list[str]:
@@ -286,7 +273,7 @@ def reopened(stage: Stage) -> None:
     took = time.perf_counter() - started
     with store:
         story.say(f"It opened in {took * 1000:.0f} ms. Recovery reports:")
-        story.show(f"{item.what}: {item.message}" for item in store.settled)
+        story.show(f"- {item.message}" for item in store.settled)
         story.facts["settled"] = store.settled
         story.check("it settled what both processes left", len(store.settled) >= 2)
         story.check(
@@ -304,7 +291,7 @@ def reopened(stage: Stage) -> None:
         note = stage.diff("app") / "note.txt"
         story.check(
             "what it had written is still in its layer",
-            note.is_file() and note.read_text() == "Written shortly before the end.\n",
+            note.is_file() and note.read_text() == demo_holder.NOTE,
         )
         store.create("doomed", parent="greeting")
         store.remove("doomed")

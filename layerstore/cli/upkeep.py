@@ -121,7 +121,10 @@ def audit_command(ctx: click.Context, app: App) -> None:
 @click.command("cleanup", cls=Command)
 @pass_app
 def cleanup_command(app: App) -> None:
-    """Unmount what this store mounted and nobody holds any more; print the layers' ids."""
+    """Unmount everything that this store has mounted, whoever holds it; print the layers' ids.
+
+    For the end of whatever uses the store. What nobody holds is unmounted without being asked for.
+    """
     with app.store() as store:
         _print_ids(app, unmounted=store.cleanup())
 

@@ -22,7 +22,7 @@ from layerstore.db import statements as sql
 from layerstore.errors import Busy, StoreClosed, StoreDamaged, WritesRefused
 
 try:  # it carries a current SQLite; the standard library's is the distribution's
-    import pysqlite3.dbapi2 as driver
+    import pysqlite3.dbapi2 as _driver
 except ImportError:  # no wheel for this machine
     import sqlite3 as _driver
 
