@@ -15,7 +15,7 @@ import attrs
 import click
 
 from layerstore import config
-from layerstore.cli.output import Output, many
+from layerstore.cli.output import Output, clean, many
 from layerstore.errors import LayerstoreError
 from layerstore.model import LayerId, Settled
 
@@ -51,10 +51,9 @@ class App:
     @contextmanager
     def store(self, *, tell: bool = True) -> Iterator[Store]:
         """The store, opened to be worked with; says what its recovery did unless told not to."""
-        from layerstore.cli import failpoint
         from layerstore.store import Store
 
-        failpoint.install(os.environ)
+        self.prepare_to_write()
         settings = self.settings
         with Store.open(
             settings.home, timeout=settings.timeout, durability=settings.durability.value
@@ -63,14 +62,26 @@ class App:
                 self.tell(store.settled)
             yield store
 
+    def prepare_to_write(self) -> None:
+        """What comes before the library is used for more than questions."""
+        import logging
+
+        from layerstore.cli import failpoint
+
+        failpoint.install(os.environ)
+        # Without -v, what is worth a word is said in this program's own words.
+        logging.getLogger("layerstore").addHandler(logging.NullHandler())
+
     def tell(self, settled: tuple[Settled, ...]) -> None:
-        """Say what recovery did: one line in all, or with -v one line each."""
-        if settled and not self.out.verbose:
-            what = many(len(settled), "thing that was", "things that were")
+        """Say what recovery did: one line in all, or with -v one line each; failures always."""
+        failed = [item for item in settled if item.what == "failed"]
+        done = len(settled) - len(failed)
+        if done and not self.out.verbose:
+            what = many(done, "thing that was", "things that were")
             self.out.note(f"layerstore: recovery settled {what} left open (-v lists them)")
-        elif settled:
-            for item in settled:
-                self.out.note(f"layerstore: recovery: {item.message}")
+        for item in settled if self.out.verbose else failed:
+            word = "recovery failed" if item.what == "failed" else "recovery"
+            self.out.note(f"layerstore: {word}: {clean(item.message)}")
 
     def fail(self, error: LayerstoreError, *, exit_code: int | None = None) -> None:
         """Report an error without ending."""

@@ -40,6 +40,7 @@ def upgrade(app: App) -> None:
     """
     from layerstore.store import Store
 
+    app.prepare_to_write()
     before, after = Store.upgrade(app.settings.home)
     if app.out.json:
         app.out.document(before=before, after=after)
@@ -60,6 +61,7 @@ def rebuild(app: App) -> None:
     from layerstore.cli.upkeep import settled_line
     from layerstore.store import Store
 
+    app.prepare_to_write()
     settled = Store.rebuild(app.settings.home)
     if app.out.json:
         app.out.document(settled=settled)

@@ -227,6 +227,8 @@ def killed(stage: Stage) -> None:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        # Ctrl-C is for the demo alone.
+        start_new_session=True,
     )
     try:
         assert holder.stdout is not None

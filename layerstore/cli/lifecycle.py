@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -33,10 +32,9 @@ def init_command(app: App, max_depth: int) -> None:
     The directory is made where it is missing. Before anything is written to it, the file system is
     asked whether it can carry overlay mounts.
     """
-    from layerstore.cli import failpoint
     from layerstore.store import Store
 
-    failpoint.install(os.environ)
+    app.prepare_to_write()
     home = app.settings.home
     Store.initialize(home, max_depth=max_depth)
     if app.out.json:

@@ -103,7 +103,7 @@ class Output:
         return bool((stream or sys.stdout).isatty())
 
     def style(self, text: str, **how: Any) -> str:
-        return click.style(text, **how) if self.colored() else text
+        return click.style(text, **how) if text and self.colored() else text
 
     def line(self, text: str = "") -> None:
         """One line of data."""
@@ -119,7 +119,7 @@ class Output:
         click.echo(json.dumps({"schema": SCHEMA, **plain(fields)}))
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """Aligned columns; with a rule and colours where somebody watches."""
+        """Aligned columns; where somebody watches, within the width of the terminal."""
         cells = [[clean(cell) for cell in row] for row in rows]
         if self.colored() and sys.stdout.isatty():
             self._rich_table(columns, cells)
@@ -130,12 +130,11 @@ class Output:
             self.line("  ".join(padded).rstrip())
 
     def _rich_table(self, columns: Sequence[str], rows: list[list[str]]) -> None:
-        from rich import box
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
         for name in columns:
             table.add_column(name, overflow="fold")
         for row in rows:

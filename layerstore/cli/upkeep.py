@@ -9,7 +9,7 @@ import click
 
 from layerstore.cli import exits
 from layerstore.cli.app import App, Command, pass_app
-from layerstore.cli.output import many, size, when
+from layerstore.cli.output import clean, many, pairs, size, when
 from layerstore.errors import LayerstoreError
 from layerstore.model import Settled, Severity
 
@@ -54,34 +54,45 @@ def _bytes(database: int, wal: int) -> str:
 
 
 def _probes(probes: Mapping[str, Any]) -> list[str]:
-    words = {True: "yes", False: "no", None: "unknown"}
-    return [
-        f"{key.replace('_', ' ')}: "
-        f"{words[value] if value is None or isinstance(value, bool) else value}"
-        for key, value in probes.items()
-    ]
+    """What was found out, in words; what does not apply is left out."""
+    lines = []
+    for key, value in probes.items():
+        name = key.replace("_", " ")
+        if isinstance(value, bool):
+            lines.append(f"{name}: {'yes' if value else 'no'}")
+        elif isinstance(value, Mapping):
+            lines.append(f"{name}: {pairs(value)}")
+        elif value is not None:
+            lines.append(f"{name}: {value}")
+    return lines
 
 
 @click.command("recover", cls=Command)
 @pass_app
-def recover_command(app: App) -> None:
+@click.pass_context
+def recover_command(ctx: click.Context, app: App) -> None:
     """Settle what dead processes left open, and say what was done.
 
-    Every command that writes does this first; this one does nothing else.
+    Every command that writes does this first; this one does nothing else. What could not be
+    settled concerns one layer, and every other one is usable; the exit code is then 1, or 3 if
+    something else was settled.
     """
     with app.store(tell=False) as store:
-        settled = (*store.settled, *store.recover())
+        settled = store.settled
     if app.out.json:
         app.out.document(settled=settled)
-        return
-    for item in settled:
-        app.out.line(settled_line(item))
-    if not settled:
-        app.out.note("There was nothing to settle.")
+    else:
+        for item in settled:
+            app.out.line(settled_line(item))
+        if not settled:
+            app.out.note("There was nothing to settle.")
+    failed = sum(item.what == "failed" for item in settled)
+    if failed:
+        ctx.exit(exits.SOME_FAILED if failed < len(settled) else exits.FAILED)
 
 
 def settled_line(item: Settled) -> str:
-    return f"{item.what:<10}  {item.layer or '-'}  {item.message}"
+    return clean(f"{item.what:<10}  {item.layer or '-'}  {item.message}")
 
 
 @click.command("audit", cls=Command)

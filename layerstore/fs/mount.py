@@ -1,4 +1,4 @@
-"""Owns the mounting, unmounting and probing of overlays; it must not decide what is mounted, or
+"""Owns the mounting and unmounting of overlays; it must not decide what is mounted, or
 remember it.
 
 Three ways to say the same mount to the kernel, in order of preference:
@@ -29,7 +29,6 @@ from typing import Literal
 import attrs
 
 from layerstore.fs import syscalls
-from layerstore.fs.tree import remove_tree
 
 Style = Literal["new", "absolute", "relative"]
 STYLES: tuple[Style, ...] = ("new", "absolute", "relative")
@@ -77,7 +76,7 @@ class OverlayOptions:
             raise ValueError(f"a mount label cannot contain a quote: {self.label!r}")
 
 
-class _Unusable(Exception):
+class Unusable(Exception):
     """This style cannot say this mount on this kernel; the next one may."""
 
     def __init__(self, code: int, reason: str) -> None:
@@ -143,7 +142,7 @@ def mount_overlay(
     for style in styles:
         try:
             mounters[style](target, options, home)
-        except _Unusable as reason:
+        except Unusable as reason:
             reasons.append(f"{style}: {reason}")
             code = reason.code
         else:
@@ -162,12 +161,10 @@ def _mount_new(target: str, options: OverlayOptions, home: str) -> None:
         finally:
             os.close(mounted)
 
-    _configured(target, options, home, attach)
+    configured(target, options, home, attach)
 
 
-def _configured(
-    target: str, options: OverlayOptions, home: str, use: Callable[[int], None]
-) -> None:
+def configured(target: str, options: OverlayOptions, home: str, use: Callable[[int], None]) -> None:
     """Create the file system in the new interface and pass its context to ``use``."""
     settings = _settings(options, None)
     try:
@@ -175,11 +172,11 @@ def _configured(
     except OSError as error:
         raise _failed(error, target, settings, []) from error
     if not usable:
-        raise _Unusable(errno.ENOSYS, "this kernel lacks it")
+        raise Unusable(errno.ENOSYS, "this kernel lacks it")
     if _too_long(settings):
         settings = _settings(options, home)
         if _too_long(settings):
-            raise _Unusable(errno.E2BIG, f"a value is longer than {_VALUE_LIMIT} bytes")
+            raise Unusable(errno.E2BIG, f"a value is longer than {_VALUE_LIMIT} bytes")
         _run_in(home, lambda: _configure(target, settings, use))
     else:
         _configure(target, settings, use)
@@ -259,7 +256,7 @@ def _mount_classic(target: str, options: OverlayOptions, base: str | None) -> No
     data = ",".join(parts)
     if len(os.fsencode(data)) > _DATA_LIMIT:
         # The kernel would silently cut the text, and mount fewer layers.
-        raise _Unusable(errno.E2BIG, f"the options take more than {_DATA_LIMIT} bytes")
+        raise Unusable(errno.E2BIG, f"the options take more than {_DATA_LIMIT} bytes")
     try:
         flags = syscalls.MS_RDONLY if options.upper is None else 0
         syscalls.mount("overlay", target, "overlay", flags, data)
@@ -341,67 +338,3 @@ def unmount(target: str, *, wait: float = 0.1) -> Unmounted:
             pause = min(pause * 2, 0.02)
         else:
             flags, outcome = flags | syscalls.MNT_DETACH, Unmounted.DETACHED
-
-
-def upper_is_free(diff: str, scratch: str, *, wait: float = 0.05) -> bool:
-    """Whether no overlay in any mount namespace, visible or lazily detached, has ``diff`` as its
-    upper directory.
-
-    The kernel is asked with a mount that has ``diff`` as its only *lower* directory and
-    ``index=on``: EBUSY while ``diff`` is in use. (With ``diff`` as its upper it would write an
-    attribute into it, and answer ESTALE for ever in a home that was copied.) ``scratch`` is an
-    empty directory on the same file system, emptied again. A superblock dies some time after its
-    last user, so EBUSY is believed only after ``wait`` seconds. EOPNOTSUPP: this file system cannot
-    answer, because its files have no handles.
-    """
-    deadline = time.monotonic() + wait
-    pause = 0.001
-    _clear(scratch)
-    try:
-        while True:
-            try:
-                _probe(diff, scratch)
-                return True
-            except OSError as error:
-                if error.errno != errno.EBUSY:
-                    raise
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return False
-            time.sleep(min(pause, left))
-            pause = min(pause * 2, 0.01)
-            _clear(scratch)
-    finally:
-        _clear(scratch)
-
-
-def _probe(diff: str, scratch: str) -> None:
-    upper, work, merged = (f"{scratch}/{name}" for name in ("upper", "work", "merged"))
-    os.mkdir(upper, 0o700)
-    os.mkdir(work, 0o700)
-    options = OverlayOptions((diff,), upper, work, extra=(("index", "on"),))
-    base = os.path.commonpath((diff, scratch))
-    try:
-        # Created and dropped without being attached: nobody can see it, a kill leaves nothing
-        # mounted.
-        _configured(diff, options, base, lambda _: None)
-    except _Unusable:
-        os.mkdir(merged, 0o700)
-        mount_overlay(merged, options, home=base, styles=("absolute", "relative"))
-        unmount(merged)
-    # Where files have no handles the kernel turns the index off, with a line in its log, and would
-    # say yes to all.
-    if not os.path.isdir(f"{work}/index"):
-        raise OSError(errno.EOPNOTSUPP, "this file system cannot tell whether it is mounted", diff)
-
-
-def _clear(scratch: str) -> None:
-    """Remove what a probe makes, also what one that was killed has left."""
-    while unmount(f"{scratch}/merged") is not Unmounted.NOT_MOUNTED:
-        pass
-    fd = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for name in ("upper", "work", "merged"):
-            remove_tree(fd, name)
-    finally:
-        os.close(fd)

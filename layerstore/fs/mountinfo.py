@@ -1,4 +1,4 @@
-"""Owns reading what is mounted; it must not decide whether a layer is free (``mount.upper_is_free``
+"""Owns reading what is mounted; it must not decide whether a layer is free (``upper.upper_is_free``
 asks the kernel).
 
 Whether a path is a mount root, and of which mount, statx says exactly for this namespace.

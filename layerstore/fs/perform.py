@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from layerstore.errors import LayerDamaged, LayerstoreError, UpperBusy
-from layerstore.fs import durable, files, layout, mount, mountinfo, syscalls, tree
+from layerstore.fs import durable, files, layout, mount, mountinfo, syscalls, tree, upper
 from layerstore.fs import steps as s
 from layerstore.fs.trace import trace
 
@@ -150,7 +150,7 @@ class Performer:
     def _probe_upper(self, step: s.ProbeUpper, _: s.Performed, __: bool) -> None:
         scratch = self.path(step.scratch)
         os.makedirs(scratch, exist_ok=True)
-        free = mount.upper_is_free(self.path(layout.diff(step.layer)), scratch)
+        free = upper.upper_is_free(self.path(layout.diff(step.layer)), scratch)
         os.rmdir(scratch)
         if not free:
             raise UpperBusy(step.layer, self._explain(step.layer))

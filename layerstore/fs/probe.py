@@ -22,10 +22,10 @@ from layerstore.fs.mount import (
     mount_overlay,
     overlay_parameters,
     unmount,
-    upper_is_free,
 )
 from layerstore.fs.mountinfo import mount_id
 from layerstore.fs.tree import remove_tree
+from layerstore.fs.upper import upper_is_free
 
 FILE_SYSTEMS = {
     0x61756673: "aufs",

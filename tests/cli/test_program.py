@@ -17,6 +17,7 @@ from layerstore.cli import COMMANDS, exits, program
 from layerstore.cli.app import App
 from layerstore.cli.output import Output, age, clean, plain, size
 from layerstore.errors import Busy
+from layerstore.model import Settled
 from tests.cli.running import PROGRAM, environment, run
 
 NAMES = [name for section in COMMANDS.values() for name in section]
@@ -239,6 +240,25 @@ def test_values_read_well() -> None:
     assert age(datetime.now(UTC) - timedelta(hours=3)) == "3 hours ago"
     assert age(datetime.now(UTC) + timedelta(hours=3)) == "0 s ago"
     assert plain({"a": (Path("/x"), None, 1)}) == {"a": ["/x", None, 1]}
+
+
+def test_what_recovery_did_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """Recovery is told in one line, or in one each with -v; what failed is told in any case."""
+    settled = (
+        Settled("undone", "a", "a was undone"),
+        Settled("released", None, "b is dead"),
+        Settled("failed", "c", "c is damaged"),
+    )
+    App(Output()).tell(settled)
+    assert capsys.readouterr().err.splitlines() == [
+        "layerstore: recovery settled 2 things that were left open (-v lists them)",
+        "layerstore: recovery failed: c is damaged",
+    ]
+    App(Output(verbose=1)).tell(settled)
+    assert len(capsys.readouterr().err.splitlines()) == 3
+    App(Output(quiet=True)).tell(settled)
+    App(Output(json=True)).tell(settled)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_interrupt_of_a_real_process(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from layerstore.fs.mount import (
     Unmounted,
     mount_overlay,
     unmount,
-    upper_is_free,
 )
 from layerstore.fs.mountinfo import is_mount_root, mounts_below
+from layerstore.fs.upper import upper_is_free
 
 pytestmark = pytest.mark.root
 

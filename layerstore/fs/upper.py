@@ -1,0 +1,81 @@
+"""Owns asking the kernel whether an upper directory is in use; it must not decide what follows."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+from layerstore.fs.mount import (
+    OverlayOptions,
+    Unmounted,
+    Unusable,
+    configured,
+    mount_overlay,
+    unmount,
+)
+from layerstore.fs.tree import remove_tree
+
+
+def upper_is_free(diff: str, scratch: str, *, wait: float = 0.05) -> bool:
+    """Whether no overlay in any mount namespace, visible or lazily detached, has ``diff`` as its
+    upper directory.
+
+    The kernel is asked with a mount that has ``diff`` as its only *lower* directory and
+    ``index=on``: EBUSY while ``diff`` is in use. (With ``diff`` as its upper it would write an
+    attribute into it, and answer ESTALE for ever in a home that was copied.) ``scratch`` is an
+    empty directory on the same file system, emptied again. A superblock dies some time after its
+    last user, so EBUSY is believed only after ``wait`` seconds. EOPNOTSUPP: this file system cannot
+    answer, because its files have no handles.
+    """
+    deadline = time.monotonic() + wait
+    pause = 0.001
+    _clear(scratch)
+    try:
+        while True:
+            try:
+                _probe(diff, scratch)
+                return True
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    raise
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            time.sleep(min(pause, left))
+            pause = min(pause * 2, 0.01)
+            _clear(scratch)
+    finally:
+        _clear(scratch)
+
+
+def _probe(diff: str, scratch: str) -> None:
+    upper, work, merged = (f"{scratch}/{name}" for name in ("upper", "work", "merged"))
+    os.mkdir(upper, 0o700)
+    os.mkdir(work, 0o700)
+    options = OverlayOptions((diff,), upper, work, extra=(("index", "on"),))
+    base = os.path.commonpath((diff, scratch))
+    try:
+        # Created and dropped without being attached: nobody can see it, a kill leaves nothing
+        # mounted.
+        configured(diff, options, base, lambda _: None)
+    except Unusable:
+        os.mkdir(merged, 0o700)
+        mount_overlay(merged, options, home=base, styles=("absolute", "relative"))
+        unmount(merged)
+    # Where files have no handles the kernel turns the index off, with a line in its log, and would
+    # say yes to all.
+    if not os.path.isdir(f"{work}/index"):
+        raise OSError(errno.EOPNOTSUPP, "this file system cannot tell whether it is mounted", diff)
+
+
+def _clear(scratch: str) -> None:
+    """Remove what a probe makes, also what one that was killed has left."""
+    while unmount(f"{scratch}/merged") is not Unmounted.NOT_MOUNTED:
+        pass
+    fd = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for name in ("upper", "work", "merged"):
+            remove_tree(fd, name)
+    finally:
+        os.close(fd)
