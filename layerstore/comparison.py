@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 
 import attrs
 
+from layerstore import decide, recovery, rows
 from layerstore import events as e
 from layerstore import model as m
-from layerstore import recovery, rows
 from layerstore.audit.tree import Tree, survey
 from layerstore.db import statements as sql
 from layerstore.errors import LayerstoreError
@@ -22,9 +22,6 @@ from layerstore.fs import files, layout, mountinfo
 from layerstore.journal import InFlight, Transaction
 from layerstore.model import MAX_DEPTH
 from layerstore.recovery import Hands
-
-UNKNOWN = "unknown"
-"""The holder of a mount that is there and whose holders are not known."""
 
 
 @attrs.frozen
@@ -67,17 +64,17 @@ def _attempt(
 
 
 def _operation(
-    decide: Callable[[Transaction, str], e.Intent | None],
+    decision: Callable[[Transaction, str], e.Intent | None],
 ) -> Callable[[Hands], bool]:
-    return lambda hands: recovery.run(hands, decide) is not None
+    return lambda hands: recovery.run(hands, decision) is not None
 
 
-def _single(decide: Callable[[Transaction], e.Event | None]) -> Callable[[Hands], bool]:
+def _single(choose: Callable[[Transaction], e.Event | None]) -> Callable[[Hands], bool]:
     """A correction that is one event in one transaction."""
 
     def act(hands: Hands) -> bool:
         with hands.journal.transaction(full=hands.full) as transaction:
-            event = decide(transaction)
+            event = choose(transaction)
             if event is not None:
                 transaction.append(event)
             return event is not None
@@ -93,7 +90,7 @@ def _finish_removes(
     for layer in list(index.values()):
         if layer.link in lying and layer.id not in tree.layers and layer.id not in busy:
 
-            def decide(tx: Transaction, _: str, layer: Indexed = layer) -> e.Intent | None:
+            def decision(tx: Transaction, _: str, layer: Indexed = layer) -> e.Intent | None:
                 tx.require_idle(layer.id)
                 if tx.layer(layer.id) is None or tx.one(sql.COUNT_CHILDREN, id=layer.id) != (0,):
                     return None
@@ -103,7 +100,7 @@ def _finish_removes(
                 )
 
             message = f"the removal of {layer.id} was finished"
-            done = list(_attempt(hands, "finished", layer.id, message, _operation(decide)))
+            done = list(_attempt(hands, "finished", layer.id, message, _operation(decision)))
             if any(item.what == "finished" for item in done):
                 del index[layer.id]
             yield from done
@@ -123,7 +120,7 @@ def _check_indexed(
             continue
         event = e.LayerIsolated(layer.id, damage) if damage else e.LayerRestored(layer.id)
 
-        def decide(
+        def decision(
             tx: Transaction, event: e.Event = event, layer: Indexed = layer
         ) -> e.Event | None:
             tx.require_idle(layer.id)
@@ -131,7 +128,7 @@ def _check_indexed(
 
         what = "isolated" if damage else "restored"
         message = f"{layer.id} cannot be used: {damage}" if damage else f"{layer.id} is whole again"
-        yield from _attempt(hands, what, layer.id, message, _single(decide))
+        yield from _attempt(hands, what, layer.id, message, _single(decision))
 
 
 def _damage(tree: Tree, layer: Indexed) -> str | None:
@@ -152,14 +149,14 @@ def _damage(tree: Tree, layer: Indexed) -> str | None:
 
 
 def _restore_link(hands: Hands, layer: Indexed) -> Iterator[m.Settled]:
-    def decide(tx: Transaction, _: str) -> e.Intent | None:
+    def decision(tx: Transaction, _: str) -> e.Intent | None:
         tx.require_idle(layer.id)
         if tx.layer(layer.id) is None:
             return None
         return e.TreeCorrectIntended(layer.id, "restore-link", layer.link)
 
     message = f"l/{layer.link} was made anew for {layer.id}"
-    yield from _attempt(hands, "corrected", layer.id, message, _operation(decide))
+    yield from _attempt(hands, "corrected", layer.id, message, _operation(decision))
 
 
 def _adopt(
@@ -185,7 +182,7 @@ def _adopt(
             reason="the index did not know it",
         )
 
-        def decide(tx: Transaction, event: e.LayerAdopted = event) -> e.Event | None:
+        def decision(tx: Transaction, event: e.LayerAdopted = event) -> e.Event | None:
             tx.require_idle(event.layer)
             parent_known = event.parent is None or tx.layer(event.parent) is not None
             known = tx.layer(event.layer) or tx.one(sql.SELECT_LAYER_BY_LINK, link=event.link)
@@ -194,7 +191,7 @@ def _adopt(
             return event if whole and fits and not known else None
 
         message = f"{name} was taken into the index"
-        yield from _attempt(hands, "adopted", name, message, _single(decide))
+        yield from _attempt(hands, "adopted", name, message, _single(decision))
 
 
 def _drop_links(hands: Hands, tree: Tree, index: dict[str, Indexed]) -> Iterator[m.Settled]:
@@ -206,13 +203,13 @@ def _drop_links(hands: Hands, tree: Tree, index: dict[str, Indexed]) -> Iterator
         if link in known or os.path.exists(path) or not os.path.islink(path):
             continue
 
-        def decide(tx: Transaction, _: str, link: str = link) -> e.Intent | None:
+        def decision(tx: Transaction, _: str, link: str = link) -> e.Intent | None:
             if tx.one(sql.SELECT_LAYER_BY_LINK, link=link) is not None:
                 return None
             return e.TreeCorrectIntended(layout.short_link(link), "drop-link", link)
 
         message = f"l/{link} led nowhere and was removed"
-        yield from _attempt(hands, "corrected", f"l/{link}", message, _operation(decide))
+        yield from _attempt(hands, "corrected", f"l/{link}", message, _operation(decision))
 
 
 def _sweep(hands: Hands, tree: Tree, busy: set[str]) -> Iterator[m.Settled]:
@@ -237,11 +234,11 @@ def _sweep(hands: Hands, tree: Tree, busy: set[str]) -> Iterator[m.Settled]:
 def _unless_known(
     name: str, intent: e.TreeCorrectIntended | e.TrashEmptyIntended
 ) -> Callable[[Transaction, str], e.Intent | None]:
-    def decide(tx: Transaction, _: str) -> e.Intent | None:
+    def decision(tx: Transaction, _: str) -> e.Intent | None:
         tx.require_idle(intent.layer)
         return None if tx.operation(name.partition("-")[0]) is not None else intent
 
-    return decide
+    return decision
 
 
 def _check_mounts(hands: Hands, tree: Tree) -> Iterator[m.Settled]:
@@ -250,24 +247,12 @@ def _check_mounts(hands: Hands, tree: Tree) -> Iterator[m.Settled]:
         if not found.mounted:
             continue
 
-        def decide(tx: Transaction, name: str = name) -> e.Event | None:
-            return found_mount(hands.home, tx, name)
+        def decision(tx: Transaction, name: str = name) -> e.Event | None:
+            return decide.found_mount(hands.home, tx, name)
 
-        message = f"{name} was found mounted; its holder is called {UNKNOWN!r}"
-        yield from _attempt(hands, "adopted", name, message, _single(decide))
+        message = f"{name} was found mounted; its holder is called {decide.UNKNOWN!r}"
+        yield from _attempt(hands, "adopted", name, message, _single(decision))
     for row in hands.journal.database.read(sql.SELECT_MOUNTS):
         mount = rows.mount(row)
         if not mountinfo.is_mount_root(f"{hands.home}/{layout.merged(mount.layer)}"):
             yield from recovery.end_mount(hands, mount, reason="lost")
-
-
-def found_mount(home: str, tx: Transaction, layer: str) -> e.MountFound | None:
-    """The event for a mount that the kernel has and the index has not."""
-    merged = f"{home}/{layout.merged(layer)}"
-    tx.require_idle(layer)
-    if tx.layer(layer) is None or tx.one(sql.SELECT_MOUNT, layer=layer) is not None:
-        return None
-    if not mountinfo.is_mount_root(merged):
-        return None
-    read_only = bool(os.statvfs(merged).f_flag & os.ST_RDONLY)
-    return e.MountFound(layer, UNKNOWN, mountinfo.mount_id(merged), read_only)

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator
 
 import attrs
 
+from layerstore import decide, plan, rows, state
 from layerstore import events as e
 from layerstore import model as m
-from layerstore import plan, rows, state
 from layerstore.db import statements as sql
 from layerstore.errors import LayerstoreError, OwnerLost, UpperBusy, WritesRefused
 from layerstore.fs import files, layout, locks, mountinfo, perform
@@ -65,6 +65,12 @@ class Hands:
         return locks.is_alive(f"{self.home}/{layout.owner_lock(owner)}")
 
 
+def new_link() -> m.LinkId:
+    """26 random characters of A-Z2-7: the chance that one comes twice is that of a broken disk."""
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+    return m.LinkId("".join(secrets.choice(alphabet) for _ in range(26)))
+
+
 def new_name() -> str:
     """A name for an operation or an owner: one that was lost in a power cut never comes back."""
     return secrets.token_hex(16)
@@ -73,14 +79,15 @@ def new_name() -> str:
 # --- running ----------------------------------------------------------------------------------
 
 
-def begin(hands: Hands, decide: Callable[[Transaction, str], e.Intent | None]) -> str | None:
-    """One intent transaction. `decide` checks and returns the intent; None: nothing to do.
+Decision = Callable[[Transaction, str], e.Intent | None]
+"""Checks the preconditions and gives the intent; None: there is nothing (more) to do."""
 
-    Raises InFlight where `decide` meets another operation.
-    """
+
+def begin(hands: Hands, decision: Decision) -> str | None:
+    """One intent transaction. Raises InFlight where the decision meets another operation."""
     operation = new_name()
     with hands.journal.transaction(full=False) as transaction:
-        intent = decide(transaction, operation)
+        intent = decision(transaction, operation)
         if intent is None:
             return None
         trace(f"{state.verb_of(intent)}:intent:before")
@@ -89,12 +96,12 @@ def begin(hands: Hands, decide: Callable[[Transaction, str], e.Intent | None]) -
     return operation
 
 
-def run(hands: Hands, decide: Callable[[Transaction, str], e.Intent | None]) -> e.Intent | None:
+def run(hands: Hands, decision: Decision) -> e.Intent | None:
     """Intent, effects, outcome. A call that fails settles its own operation before it raises."""
     decided: list[tuple[str, e.Intent]] = []
 
     def remember(transaction: Transaction, operation: str) -> e.Intent | None:
-        intent = decide(transaction, operation)
+        intent = decision(transaction, operation)
         if intent is not None:
             decided[:] = [(operation, intent)]
             hands.active.add(operation)
@@ -288,17 +295,11 @@ def forget_lost(hands: Hands) -> Iterator[m.Settled]:
 def end_mount(hands: Hands, mount: m.Mount, *, reason: str) -> Iterator[m.Settled]:
     """Unmount a layer for `no holder`, or forget a `lost` mount, if that still holds."""
 
-    def decide(transaction: Transaction, _: str) -> e.Intent | None:
-        transaction.require_idle(mount.layer)
-        found = transaction.one(sql.SELECT_MOUNT, layer=mount.layer)
-        held = transaction.one(sql.SUM_HOLDS, layer=mount.layer)
-        assert held is not None
-        if found is None or (reason == "no holder" and held[0] > 0):
-            return None
-        return e.LayerUnmountIntended(mount.layer, None, reason, mount.read_only)
+    def decision(tx: Transaction, _: str) -> e.Intent | None:
+        return decide.unmount(tx, mount.layer, reason=reason)
 
     try:
-        if run(hands, decide) is not None:
+        if run(hands, decision) is not None:
             yield m.Settled("unmounted", mount.layer, f"{mount.layer} was unmounted ({reason})")
     except InFlight:
         pass  # whoever is at it ends it

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal, Self, overload
 
-from layerstore import comparison, description, opening, recovery, rows
+from layerstore import decide, description, opening, recovery
 from layerstore import events as e
 from layerstore import model as m
 from layerstore.db import engine
@@ -25,18 +24,11 @@ from layerstore.db import statements as sql
 from layerstore.errors import (
     Busy,
     ForkedStore,
-    HasChildren,
-    InvalidOption,
-    LayerDamaged,
-    LayerExists,
     LayerHeld,
     LayerstoreError,
-    NotHeld,
-    TooDeep,
     UnknownHolder,
-    UnknownLayer,
 )
-from layerstore.fs import layout, mountinfo
+from layerstore.fs import layout
 from layerstore.journal import InFlight, Transaction
 from layerstore.reader import Reader, revision
 
@@ -200,63 +192,27 @@ class Store(Reader):
         *,
         read_write: bool,
     ) -> m.Layer:
-        m.check_layer_id(layer)
-        if parent is not None:
-            m.check_layer_id(parent)
-        wanted = m.Layer(
-            id=m.LayerId(layer),
-            link=_new_link(),
-            parent=None if parent is None else m.LayerId(parent),
-            lower="",
-            depth=0,
-            state=m.LayerState.READY,
+        wanted = decide.Wanted(
+            id=m.check_layer_id(layer),
+            link=recovery.new_link(),
+            parent=None if parent is None else m.check_layer_id(parent),
             read_write=read_write,
-            committed=False,
-            created_at=m.from_micros(0),
-            created_seq=0,
             labels=dict(labels or {}),
-            storage_options=_checked_options(storage_options),
+            storage_options=decide.checked_options(storage_options),
             mount_label=mount_label,
         )
-        self._operate(lambda tx, _: self._decide_create(tx, wanted))
+
+        def decision(tx: Transaction, _: str) -> e.Intent:
+            return decide.create(
+                tx,
+                wanted,
+                home=self._home,
+                max_depth=self._about.max_depth,
+                durable=self._hands.full,
+            )
+
+        self._operate(decision)
         return self.layer(layer)
-
-    def _decide_create(self, tx: Transaction, wanted: m.Layer) -> e.Intent:
-        tx.require_idle(wanted.id)
-        existing = tx.layer(wanted.id)
-        if existing is not None:
-            raise LayerExists(wanted.id, same_and_unused=_same_and_unused(existing, wanted))
-        if os.path.lexists(f"{self._home}/{wanted.id}"):
-            raise LayerExists(wanted.id, where="tree")
-        parent = None if wanted.parent is None else self._usable_parent(tx, wanted.parent)
-        lower = "" if parent is None else layout.child_lower(parent.link, parent.lower)
-        depth = 0 if parent is None else parent.depth + 1
-        if depth > self._about.max_depth:
-            raise TooDeep(wanted.id, depth, self._about.max_depth)
-        return e.LayerCreateIntended(
-            layer=wanted.id,
-            link=wanted.link,
-            parent=wanted.parent,
-            parent_link="" if parent is None else parent.link,
-            lower=lower,
-            depth=depth,
-            read_write=wanted.read_write,
-            labels=wanted.labels,
-            storage_options=wanted.storage_options,
-            mount_label=wanted.mount_label,
-            durable=self._hands.full,
-            sync_parent=parent is not None and not parent.durable,
-            probe_parent=parent is not None and parent.draining,
-        )
-
-    def _usable_parent(self, tx: Transaction, parent: str) -> m.Layer:
-        """A child would see what is written to a parent that is mounted read-write."""
-        tx.require_idle(parent)
-        found = _usable(tx, parent)
-        mount = tx.one(sql.SELECT_MOUNT, layer=parent)
-        if mount is not None and not rows.mount(mount).read_only:
-            raise LayerHeld(parent, self._holders_in(tx, parent))
-        return found
 
     # --- get and put --------------------------------------------------------------------------
 
@@ -274,53 +230,21 @@ class Store(Reader):
         mounted read-only. Raises UnknownLayer, LayerDamaged, UpperBusy.
         """
         holder = self._me if holder is None else m.check_holder(holder)
-        gone: list[m.Mount] = []
+        lost: list[m.Mount] = []
 
-        def decide(tx: Transaction, _: str) -> e.Intent | None:
-            gone.clear()
-            return self._decide_get(tx, id, holder, mount_label, gone)
+        def decision(tx: Transaction, _: str) -> e.Intent | None:
+            return decide.get(tx, id, holder, home=self._home, mount_label=mount_label, lost=lost)
 
-        self._operate(decide)
-        while gone:
+        self._operate(decision)
+        while lost:
             # The journal says it is mounted and the kernel does not: end that mount, then mount.
-            for settled in recovery.end_mount(self._hands, gone[0], reason="lost"):
+            for settled in recovery.end_mount(self._hands, lost[0], reason="lost"):
                 if settled.what == "failed":
                     raise Busy(settled.message, hint="It is mounted in another mount namespace.")
-            self._operate(decide)
+            self._operate(decision)
         found = self.layer(id)
         place = layout.diff(id) if found.parent is None else layout.merged(id)
         return Path(f"{self._home}/{place}")
-
-    def _decide_get(
-        self, tx: Transaction, layer: str, holder: str, mount_label: str, gone: list[m.Mount]
-    ) -> e.Intent | None:
-        tx.require_idle(layer)
-        found = _usable(tx, layer)
-        if found.parent is None:
-            tx.append(e.HoldTaken(layer, holder))
-            return None
-        mounted = mountinfo.is_mount_root(f"{self._home}/{layout.merged(layer)}")
-        row = tx.one(sql.SELECT_MOUNT, layer=layer)
-        if row is not None and not mounted:
-            gone.append(rows.mount(row))
-            return None
-        if row is None and mounted:
-            event = comparison.found_mount(self._home, tx, layer)
-            if event is not None:
-                tx.append(event)
-        if mounted:
-            tx.append(e.HoldTaken(layer, holder))
-            return None
-        children = tx.one(sql.COUNT_CHILDREN, id=layer)
-        return e.LayerMountIntended(
-            layer=layer,
-            link=found.link,
-            lower=found.lower,
-            chain=tuple(row[0] for row in tx.all(sql.SELECT_CHAIN_IDS, id=layer)),
-            holder=holder,
-            read_only=found.committed or children != (0,),
-            mount_label=mount_label or found.mount_label,
-        )
 
     def put(self, id: str, *, holder: str | None = None) -> bool:  # noqa: A002
         """Give one hold back; True if it was the last one and the layer was unmounted.
@@ -329,20 +253,7 @@ class Store(Reader):
         """
         holder = self._me if holder is None else m.check_holder(holder)
 
-        def decide(tx: Transaction, _: str) -> e.Intent | None:
-            tx.require_idle(id)
-            found = tx.layer(id)
-            if found is None:
-                raise UnknownLayer(id)
-            if tx.one(sql.SELECT_HOLD, layer=id, holder=holder) is None:
-                raise NotHeld(id, holder)
-            row = tx.one(sql.SELECT_MOUNT, layer=id)
-            if row is None or tx.one(sql.SUM_HOLDS, layer=id) != (1,):
-                tx.append(e.HoldReleased(id, holder))
-                return None
-            return e.LayerUnmountIntended(id, holder, "put", rows.mount(row).read_only)
-
-        return self._operate(decide) is not None
+        return self._operate(lambda tx, _: decide.put(tx, id, holder)) is not None
 
     @contextlib.contextmanager
     def mounted(self, id: str, *, holder: str | None = None) -> Iterator[Path]:  # noqa: A002
@@ -360,38 +271,15 @@ class Store(Reader):
 
         Raises HasChildren, LayerHeld while others hold it, UpperBusy, UnknownLayer.
         """
+        full = self._hands.full
         while True:
             try:
-                self._operate(lambda tx, _: self._decide_remove(tx, id))
+                self._operate(lambda tx, _: decide.remove(tx, id, self._me, durable=full))
             except LayerHeld as held:
                 if not self._end_dead_holds(id):
                     raise held from None
             else:
                 return
-
-    def _decide_remove(self, tx: Transaction, layer: str) -> e.Intent:
-        tx.require_idle(layer)
-        found = tx.layer(layer)
-        if found is None:
-            raise UnknownLayer(layer)
-        count = tx.one(sql.COUNT_CHILDREN, id=layer)
-        if count is not None and count[0]:
-            children = tuple(row[0] for row in tx.all(sql.SELECT_CHILDREN, id=layer, page=5))
-            raise HasChildren(layer, children, count[0])
-        others = tuple(h for h in self._holders_in(tx, layer) if h != self._me)
-        if others:
-            raise LayerHeld(layer, others)
-        return e.LayerRemoveIntended(
-            layer=layer,
-            link=found.link,
-            holder=self._me,
-            mounted=tx.one(sql.SELECT_MOUNT, layer=layer) is not None,
-            probe=found.parent is not None,
-            durable=self._hands.full,
-        )
-
-    def _holders_in(self, tx: Transaction, layer: str) -> tuple[str, ...]:
-        return tuple(rows.hold(r).holder for r in tx.all(sql.SELECT_HOLDS_ON, layer=layer))
 
     def _end_dead_holds(self, layer: str) -> bool:
         """End the holds of owners that died while this store was open."""
@@ -401,9 +289,7 @@ class Store(Reader):
             if owner == hold.holder or self._hands.is_alive(owner):
                 continue
             with self._hands.journal.transaction(full=False) as tx:
-                if tx.one(sql.SELECT_HOLD, layer=layer, holder=hold.holder) is not None:
-                    tx.append(e.HoldsEnded(layer, hold.holder, "its process died"))
-                    ended = True
+                ended |= decide.end_holds(tx, layer, hold.holder, reason="its process died")
         return ended
 
     # --- cleanup and release ------------------------------------------------------------------
@@ -426,30 +312,21 @@ class Store(Reader):
             raise UnknownHolder(holder)
         for layer in held:
 
-            def decide(tx: Transaction, _: str, layer: str = layer) -> e.Intent | None:
+            def decision(tx: Transaction, _: str, layer: str = layer) -> e.Intent | None:
                 tx.require_idle(layer)
-                if tx.one(sql.SELECT_HOLD, layer=layer, holder=holder) is not None:
-                    tx.append(e.HoldsEnded(layer, holder, "released by name"))
+                decide.end_holds(tx, layer, holder, reason="released by name")
                 return None
 
-            self._operate(decide)
+            self._operate(decision)
             self._unmount(layer, "no holder")
         return tuple(held)
 
     def _unmount(self, layer: str, reason: str) -> bool:
-        def decide(tx: Transaction, _: str) -> e.Intent | None:
-            tx.require_idle(layer)
-            row = tx.one(sql.SELECT_MOUNT, layer=layer)
-            held = tx.one(sql.SUM_HOLDS, layer=layer) != (0,)
-            if row is None or (reason == "no holder" and held):
-                return None
-            return e.LayerUnmountIntended(layer, None, reason, rows.mount(row).read_only)
-
-        return self._operate(decide) is not None
+        return self._operate(lambda tx, _: decide.unmount(tx, layer, reason=reason)) is not None
 
     # --- waiting ------------------------------------------------------------------------------
 
-    def _operate(self, decide: Callable[[Transaction, str], e.Intent | None]) -> e.Intent | None:
+    def _operate(self, decision: recovery.Decision) -> e.Intent | None:
         """Run one operation, after whatever is in flight on its layers."""
         self._check_usable()
         if getattr(self._working, "now", False):
@@ -460,7 +337,7 @@ class Store(Reader):
         try:
             while True:
                 try:
-                    return recovery.run(self._hands, decide)
+                    return recovery.run(self._hands, decision)
                 except InFlight as blocked:
                     pause = self._wait(blocked.operation, deadline, pause)
         finally:
@@ -526,47 +403,3 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 def _absolute(home: str | os.PathLike[str]) -> Path:
     """Symbolic links resolved: the kernel and the mount table speak of the real path."""
     return Path(home).resolve()
-
-
-def _new_link() -> m.LinkId:
-    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
-    return m.LinkId("".join(secrets.choice(alphabet) for _ in range(26)))
-
-
-def _usable(tx: Transaction, layer: str) -> m.Layer:
-    found = tx.layer(layer)
-    if found is None:
-        raise UnknownLayer(layer)
-    if found.damage:
-        raise LayerDamaged(layer, found.damage)
-    return found
-
-
-def _same_and_unused(existing: m.Layer, wanted: m.Layer) -> bool:
-    """Whether a create can be answered as if it were the first one: a client that asks again."""
-    return not existing.used and (
-        existing.parent,
-        existing.read_write,
-        existing.labels,
-        existing.storage_options,
-        existing.mount_label,
-    ) == (
-        wanted.parent,
-        wanted.read_write,
-        wanted.labels,
-        wanted.storage_options,
-        wanted.mount_label,
-    )
-
-
-def _checked_options(options: Mapping[str, str] | None) -> dict[str, str]:
-    """Keys trimmed and case-folded. This version has no option: `size` needs project quotas."""
-    for key in options or {}:
-        name = key.strip().lower()
-        if name == "size":
-            raise InvalidOption(
-                "The storage option 'size' needs project quotas, which this version does not set.",
-                hint="Leave it out; the layer may use the whole file system.",
-            )
-        raise InvalidOption(f"There is no storage option {key!r}.")
-    return {}

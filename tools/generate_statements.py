@@ -136,7 +136,8 @@ STATEMENTS: dict[str, Any] = {
     .order_by(above.c.step),
     "SELECT_CHAIN_IDS": select(above.c.id).where(above.c.step > 0).order_by(above.c.step),
     "SELECT_DESCENDANTS": select(*layer_columns)
-    .select_from(layers_with_verb.join(below, below.c.id == layers.c.id))
+    .select_from(layers_with_verb)
+    .where(layers.c.id.in_(select(below.c.id)))  # a join would make SQLite scan all layers
     .order_by(layers.c.depth, layers.c.id),
     "DELETE_LAYER": delete(layers).where(layers.c.id == B("id")),
     "COMMIT_PARENT": update(layers)

@@ -52,7 +52,10 @@ def create(path: str, *, revision: str, meta: dict[str, str]) -> None:
         connection.execute("BEGIN IMMEDIATE")
         for statement in sql.CREATE:
             connection.execute(statement)
-        connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+        connection.execute(
+            "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL, "
+            "CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))"
+        )
         connection.execute("INSERT INTO alembic_version VALUES (?)", (revision,))
         for key, value in meta.items():
             connection.execute(sql.PUT_META, {"key": key, "value": value})

@@ -1,0 +1,223 @@
+"""Owns the preconditions of the verbs: each function checks, in one transaction, and gives the intent.
+
+It must not perform anything. A function that gives None has appended all there is to do; one that
+meets an operation in flight raises InFlight, and the caller waits or settles it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Final
+
+import attrs
+
+from layerstore import events as e
+from layerstore import model as m
+from layerstore import rows
+from layerstore.db import statements as sql
+from layerstore.errors import (
+    HasChildren,
+    InvalidOption,
+    LayerDamaged,
+    LayerExists,
+    LayerHeld,
+    NotHeld,
+    TooDeep,
+    UnknownLayer,
+)
+from layerstore.fs import layout, mountinfo
+from layerstore.journal import Transaction
+
+UNKNOWN: Final = "unknown"
+"""The holder of a mount that is there and whose holders are not known."""
+
+
+@attrs.frozen
+class Wanted:
+    """A layer that is to be created."""
+
+    id: m.LayerId
+    link: m.LinkId
+    parent: m.LayerId | None
+    read_write: bool
+    labels: Mapping[str, str]
+    storage_options: Mapping[str, str]
+    mount_label: str
+
+    def same_as(self, existing: m.Layer) -> bool:
+        """Whether the existing layer was created with these arguments."""
+        names = ("parent", "read_write", "labels", "storage_options", "mount_label")
+        return all(getattr(self, name) == getattr(existing, name) for name in names)
+
+
+def checked_options(options: Mapping[str, str] | None) -> dict[str, str]:
+    """Keys trimmed and case-folded. This version has no option: `size` needs project quotas."""
+    for key in options or {}:
+        if key.strip().lower() == "size":
+            raise InvalidOption(
+                "The storage option 'size' needs project quotas, which this version does not set.",
+                hint="Leave it out; the layer may use the whole file system.",
+            )
+        raise InvalidOption(f"There is no storage option {key!r}.")
+    return {}
+
+
+def create(
+    tx: Transaction, wanted: Wanted, *, home: str, max_depth: int, durable: bool
+) -> e.LayerCreateIntended:
+    """A new layer, under an id that neither the index nor the tree has."""
+    tx.require_idle(wanted.id)
+    existing = tx.layer(wanted.id)
+    if existing is not None:
+        unused = not existing.used and wanted.same_as(existing)
+        raise LayerExists(wanted.id, same_and_unused=unused)
+    if os.path.lexists(f"{home}/{wanted.id}"):
+        raise LayerExists(wanted.id, where="tree")
+    parent = None if wanted.parent is None else _usable_parent(tx, wanted.parent)
+    depth = 0 if parent is None else parent.depth + 1
+    if depth > max_depth:
+        raise TooDeep(wanted.id, depth, max_depth)
+    return e.LayerCreateIntended(
+        layer=wanted.id,
+        link=wanted.link,
+        parent=wanted.parent,
+        parent_link="" if parent is None else parent.link,
+        lower="" if parent is None else layout.child_lower(parent.link, parent.lower),
+        depth=depth,
+        read_write=wanted.read_write,
+        labels=wanted.labels,
+        storage_options=wanted.storage_options,
+        mount_label=wanted.mount_label,
+        durable=durable,
+        sync_parent=parent is not None and not parent.durable,
+        probe_parent=parent is not None and parent.draining,
+    )
+
+
+def _usable_parent(tx: Transaction, parent: str) -> m.Layer:
+    """A child would see what is written to a parent that is mounted read-write."""
+    tx.require_idle(parent)
+    found = _usable(tx, parent)
+    mount = tx.one(sql.SELECT_MOUNT, layer=parent)
+    if mount is not None and not rows.mount(mount).read_only:
+        raise LayerHeld(parent, holders(tx, parent))
+    return found
+
+
+def _known(tx: Transaction, layer: str) -> m.Layer:
+    found = tx.layer(layer)
+    if found is None:
+        raise UnknownLayer(layer)
+    return found
+
+
+def _usable(tx: Transaction, layer: str) -> m.Layer:
+    found = _known(tx, layer)
+    if found.damage:
+        raise LayerDamaged(layer, found.damage)
+    return found
+
+
+def holders(tx: Transaction, layer: str) -> tuple[str, ...]:
+    return tuple(rows.hold(row).holder for row in tx.all(sql.SELECT_HOLDS_ON, layer=layer))
+
+
+def get(
+    tx: Transaction, layer: str, holder: str, *, home: str, mount_label: str, lost: list[m.Mount]
+) -> e.LayerMountIntended | None:
+    """One hold more, or the first mount.
+
+    Where the journal has a mount that is not to be seen from here, it goes into `lost` instead.
+    """
+    lost.clear()
+    tx.require_idle(layer)
+    found = _usable(tx, layer)
+    if found.parent is None:
+        tx.append(e.HoldTaken(layer, holder))
+        return None
+    mounted = mountinfo.is_mount_root(f"{home}/{layout.merged(layer)}")
+    row = tx.one(sql.SELECT_MOUNT, layer=layer)
+    if row is not None and not mounted:
+        lost.append(rows.mount(row))
+        return None
+    if mounted:
+        foreign = found_mount(home, tx, layer) if row is None else None
+        if foreign is not None:
+            tx.append(foreign)
+        tx.append(e.HoldTaken(layer, holder))
+        return None
+    children = tx.one(sql.COUNT_CHILDREN, id=layer)
+    return e.LayerMountIntended(
+        layer=layer,
+        link=found.link,
+        lower=found.lower,
+        chain=tuple(row[0] for row in tx.all(sql.SELECT_CHAIN_IDS, id=layer)),
+        holder=holder,
+        read_only=found.committed or children != (0,),
+        mount_label=mount_label or found.mount_label,
+    )
+
+
+def put(tx: Transaction, layer: str, holder: str) -> e.LayerUnmountIntended | None:
+    """One hold less, or the unmount of the last one."""
+    tx.require_idle(layer)
+    _known(tx, layer)
+    if tx.one(sql.SELECT_HOLD, layer=layer, holder=holder) is None:
+        raise NotHeld(layer, holder)
+    row = tx.one(sql.SELECT_MOUNT, layer=layer)
+    if row is None or tx.one(sql.SUM_HOLDS, layer=layer) != (1,):
+        tx.append(e.HoldReleased(layer, holder))
+        return None
+    return e.LayerUnmountIntended(layer, holder, "put", rows.mount(row).read_only)
+
+
+def unmount(tx: Transaction, layer: str, *, reason: str) -> e.LayerUnmountIntended | None:
+    """The end of a mount: for `no holder` if there is none, for `cleanup` and `lost` whoever holds."""
+    tx.require_idle(layer)
+    row = tx.one(sql.SELECT_MOUNT, layer=layer)
+    held = tx.one(sql.SUM_HOLDS, layer=layer) != (0,)
+    if row is None or (reason == "no holder" and held):
+        return None
+    return e.LayerUnmountIntended(layer, None, reason, rows.mount(row).read_only)
+
+
+def remove(tx: Transaction, layer: str, me: str, *, durable: bool) -> e.LayerRemoveIntended:
+    """The removal of a layer that nothing is built upon and nobody else holds."""
+    tx.require_idle(layer)
+    found = _known(tx, layer)
+    count: Any = tx.one(sql.COUNT_CHILDREN, id=layer)
+    if count[0]:
+        children = tuple(row[0] for row in tx.all(sql.SELECT_CHILDREN, id=layer, page=5))
+        raise HasChildren(layer, children, count[0])
+    others = tuple(holder for holder in holders(tx, layer) if holder != me)
+    if others:
+        raise LayerHeld(layer, others)
+    return e.LayerRemoveIntended(
+        layer=layer,
+        link=found.link,
+        holder=me,
+        mounted=tx.one(sql.SELECT_MOUNT, layer=layer) is not None,
+        probe=found.parent is not None,
+        durable=durable,
+    )
+
+
+def end_holds(tx: Transaction, layer: str, holder: str, *, reason: str) -> bool:
+    """The end of all holds of one holder; whether there were any."""
+    if tx.one(sql.SELECT_HOLD, layer=layer, holder=holder) is None:
+        return False
+    tx.append(e.HoldsEnded(layer, holder, reason))
+    return True
+
+
+def found_mount(home: str, tx: Transaction, layer: str) -> e.MountFound | None:
+    """The event for a mount that the kernel has and the index has not."""
+    merged = f"{home}/{layout.merged(layer)}"
+    tx.require_idle(layer)
+    if tx.layer(layer) is None or tx.one(sql.SELECT_MOUNT, layer=layer) is not None:
+        return None
+    if not mountinfo.is_mount_root(merged):
+        return None
+    read_only = bool(os.statvfs(merged).f_flag & os.ST_RDONLY)
+    return e.MountFound(layer, UNKNOWN, mountinfo.mount_id(merged), read_only)
