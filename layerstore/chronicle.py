@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
+import weakref
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +19,7 @@ from layerstore import description
 from layerstore import model as m
 from layerstore.db import engine
 from layerstore.db import statements as sql
-from layerstore.errors import ForkedStore
+from layerstore.errors import ForkedStore, InvalidArgument
 
 _LAST = 2**62
 
@@ -35,6 +36,7 @@ class Chronicle:
         self._database = database
         self._pid = os.getpid()
         self._links: dict[str, str] = {}
+        _OPEN.add(self)
 
     def close(self) -> None:
         """Close it; safe to repeat."""
@@ -54,7 +56,14 @@ class Chronicle:
     def _read(self, statement: str, **parameters: Any) -> engine.Rows:
         if os.getpid() != self._pid:
             raise ForkedStore(self._pid, os.getpid())
-        return self._database.read(statement, parameters)
+        try:
+            return self._database.read(statement, parameters)
+        except UnicodeEncodeError as error:
+            raise InvalidArgument(f"{error.object!r} is not a text in UTF-8.") from error
+
+    def _leak(self) -> None:
+        """In a forked child: leave everything as it is, for the parent."""
+        self._database.leak()
 
     def select(self, query: str) -> engine.Rows:
         """Rows of a query, for the audit. It cannot change anything: the connection is read-only."""
@@ -179,3 +188,15 @@ def _entry(row: tuple[Any, ...]) -> m.Entry:
         layer=value["layer"],
         event=codec.decode(value["kind"], value["data"], seq=value["seq"]),
     )
+
+
+_OPEN: weakref.WeakSet[Chronicle] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    """A child neither keeps its parent's owner alive nor closes its parent's database."""
+    for opened in list(_OPEN):
+        opened._leak()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -167,7 +167,10 @@ def _adopt(
     unknown = [name for name in tree.layers if name not in index and name not in busy]
     for name in sorted(unknown, key=lambda n: (len(tree.layers[n].lower or ""), n)):
         found = tree.layers[name]
-        if tree.broken(name) or links.count(found.link) > 1:
+        doubled = links.count(found.link) > 1
+        why = tree.broken(name) or ("another directory has the same link" if doubled else "")
+        if why:
+            yield m.Settled("left", name, f"{name} was left alone: {why}")
             continue
         first = (found.lower or "").partition(":")[0]
         parent = tree.owner_of(first[2:]) if first else None

@@ -18,6 +18,7 @@ from layerstore import rows
 from layerstore.db import statements as sql
 from layerstore.errors import (
     HasChildren,
+    InvalidArgument,
     InvalidOption,
     LayerDamaged,
     LayerExists,
@@ -61,6 +62,17 @@ def checked_options(options: Mapping[str, str] | None) -> dict[str, str]:
             )
         raise InvalidOption(f"There is no storage option {key!r}.")
     return {}
+
+
+def checked_labels(labels: Mapping[str, str] | None) -> dict[str, str]:
+    """Any text under any key that is not empty."""
+    for key, value in (labels or {}).items():
+        if not isinstance(key, str) or not isinstance(value, str) or not key or "=" in key:
+            raise InvalidArgument(
+                f"{key!r}={value!r} cannot be a label.",
+                hint="Key and value are texts; the key is not empty and has no '='.",
+            )
+    return dict(labels or {})
 
 
 def create(

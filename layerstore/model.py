@@ -240,7 +240,8 @@ class Settled:
     """One thing that recovery did at an open."""
 
     what: str
-    """`undone`, `finished`, `released`, `unmounted`, `adopted`, `isolated`, `corrected`, `failed`."""
+    """`undone`, `finished`, `released`, `unmounted`, `adopted`, `isolated`, `corrected`,
+    `restored`, `left`, `failed`."""
     layer: str | None
     message: str
     operation: str | None = None

@@ -39,12 +39,15 @@ class Opened:
     settled: list[m.Settled]
 
     def close(self) -> None:
-        """Say that this owner ended cleanly, and let go of everything."""
+        """Say that this owner ended cleanly, if it did, and let go of everything."""
+        me = self.hands.journal.author.owner
         with (
             contextlib.suppress(LayerstoreError),
-            self.hands.journal.transaction(full=False) as transaction,
+            self.hands.journal.transaction(full=False) as tx,
         ):
-            transaction.execute(sql.CLOSE_OWNER, id=self.hands.journal.author.owner, at=now())
+            holds = tx.one(sql.SELECT_HELD_BY, holder=m.OWNER_PREFIX + me)
+            if holds is None and tx.one(sql.SELECT_OPERATION_OF, owner=me) is None:
+                tx.execute(sql.CLOSE_OWNER, id=me, at=now())
         self.release()
 
     def release(self) -> None:
@@ -64,6 +67,9 @@ def now() -> int:
     """Microseconds since 1970, UTC."""
     return time.time_ns() // 1000
 
+
+COMPARE = "compare"
+"""The row of `meta` that asks the next open for a comparison with the tree."""
 
 # --- making -----------------------------------------------------------------------------------
 
@@ -93,14 +99,8 @@ def initialize(home: Path, *, max_depth: int) -> None:
             max_depth=max_depth,
             high_water=0,
         )
-        _drop_database(home)
-        engine.create(
-            os.fspath(home / layout.DATABASE),
-            revision=sql.REVISION,
-            meta={"store_id": about.store_id},
-        )
-        for directory in (layout.OWN, ""):
-            durable.sync_directory(os.fspath(home / directory))
+        _new_database(home, about)
+        durable.sync_directory(os.fspath(home))
         durable.sync_directory(os.fspath(home.parent))
         description.write(home, about)
 
@@ -141,10 +141,23 @@ def _make_own(home: Path) -> None:
         ) from error
 
 
-def _drop_database(home: Path) -> None:
-    """What an initialization left that was killed before its store.json."""
-    for suffix in ("", "-wal", "-shm"):
-        (home / (layout.DATABASE + suffix)).unlink(missing_ok=True)
+def _new_database(home: Path, about: description.Description) -> None:
+    """A database without events, whose first open compares it with the tree.
+
+    It appears whole, or not at all; what stood in its place goes to quarantine.
+    """
+    _set_aside(home)
+    path = home / layout.DATABASE
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    engine.create(
+        os.fspath(fresh),
+        revision=sql.REVISION,
+        meta={"store_id": about.store_id, COMPARE: "needed"},
+        after_seq=about.high_water,
+    )
+    fresh.rename(path)
+    durable.sync_directory(os.fspath(path.parent))
 
 
 def _probe(home: Path) -> None:
@@ -242,7 +255,7 @@ def _become_owner(
             "started": _started(pid),
             "boot_id": boot_id(),
             "mount_id": mountinfo.mount_id(os.fspath(home)),
-            "command": " ".join([os.path.basename(sys.argv[0] or "python"), *sys.argv[1:]])[:200],
+            "command": _command()[:200],
             "durability": durability.value,
             "opened_at": now(),
             "closed_at": None,
@@ -274,6 +287,13 @@ def _become_owner(
     return Opened(about, database, hands, lock, shared, [])
 
 
+def _command() -> str:
+    """The command line of this process, as a person would write it."""
+    program = Path(sys.argv[0] or "python")
+    name = program.parent.name if program.name == "__main__.py" else program.name
+    return " ".join([name, *sys.argv[1:]])
+
+
 def _started(pid: int) -> int:
     """The start time of a process, in clock ticks since boot; 0 if it is gone."""
     try:
@@ -302,8 +322,12 @@ def settle(hands: recovery.Hands) -> list[m.Settled]:
     mount_id = mountinfo.mount_id(hands.home)
     elsewhere = [o for o in dead if (o.boot_id, o.mount_id) != (me.boot_id, mount_id)]
     alone = len(dead) == len(others)
-    if elsewhere and alone:
+    asked = dict(hands.journal.database.read(sql.SELECT_META)).get(COMPARE)
+    if asked or (elsewhere and alone):
         settled += comparison.compare(hands)
+    if asked:
+        with hands.journal.transaction(full=True) as transaction:
+            transaction.execute(sql.DELETE_META, key=COMPARE)
     # One that died before this boot is buried only by who compared the tree after it.
     for owner in dead:
         if alone or owner not in elsewhere:
@@ -323,20 +347,13 @@ def rebuild(home: Path, *, timeout: float) -> list[m.Settled]:
     _make_own(home)
     with locks.store_to_oneself(os.fspath(home / layout.STORE_LOCK), timeout=timeout):
         about = _description_anew(home)
-        _set_aside(home)
-        engine.create(
-            os.fspath(home / layout.DATABASE),
-            revision=sql.REVISION,
-            meta={"store_id": about.store_id},
-        )
-        _start_above(home, about.high_water)
-        durable.sync_directory(os.fspath(home / layout.OWN))
+        _new_database(home, about)
         description.write(home, about)
     opened = open_store(home, timeout=timeout, durability=m.Durability.FULL)
     try:
         with opened.hands.journal.transaction(full=True) as transaction:
             transaction.append(e.StoreRebuilt(about.store_id, "asked for"))
-        return [*opened.settled, *comparison.compare(opened.hands)]
+        return opened.settled
     finally:
         opened.close()
 
@@ -368,17 +385,3 @@ def _set_aside(home: Path) -> None:
             "The database that 'layerstore db rebuild' replaced. Delete it when it is not needed.\n"
         )
         (place / "NOTE").write_text(note)
-
-
-def _start_above(home: Path, mark: int) -> None:
-    """Let seq begin above every number that the old journal can have given out."""
-    database = engine.Database(
-        os.fspath(home / layout.DATABASE), timeout=30, fence=os.fspath(home / layout.WRITE_LOCK)
-    )
-    try:
-        with database.write(full=True) as connection:
-            connection.execute(
-                "INSERT INTO sqlite_sequence (name, seq) VALUES ('events', :seq)", {"seq": mark}
-            )
-    finally:
-        database.close()

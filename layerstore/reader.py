@@ -202,7 +202,8 @@ class Reader(Chronicle):
         blocked = []
         if children:
             names = ", ".join(child.id for child in children[:5])
-            blocked.append(f"it has {len(children)} children: {names}")
+            many = "a child" if len(children) == 1 else f"{len(children)} children"
+            blocked.append(f"it has {many}: {names}")
         blocked += [f"{hold.holder} holds it ({hold.count})" for hold in holders]
         found = self._read(sql.SELECT_OPERATION_ON, layer=layer)
         if found:

@@ -20,7 +20,7 @@ from layerstore import events as e
 from layerstore import model as m
 from layerstore.db import statements as sql
 from layerstore.errors import LayerstoreError, OwnerLost, UpperBusy, WritesRefused
-from layerstore.fs import files, layout, locks, mountinfo, perform
+from layerstore.fs import layout, locks, mountinfo, perform
 from layerstore.fs.steps import Performed
 from layerstore.fs.trace import trace
 from layerstore.journal import InFlight, Journal, Transaction
@@ -190,7 +190,8 @@ def _abandon(hands: Hands, operation: str, intent: e.Intent, error: Exception) -
 
 
 def _in_short(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:500]
+    ours = isinstance(error, LayerstoreError)
+    return (str(error) if ours else f"{type(error).__name__}: {error}")[:500]
 
 
 # --- settling ---------------------------------------------------------------------------------
@@ -245,10 +246,8 @@ def _still_in_use(intent: e.Intent, busy: UpperBusy) -> e.Done | e.Undone:
 
 def gather(home: str, operation: str, intent: e.Intent) -> state.Evidence:
     """What the disk says about an operation."""
-    if not isinstance(intent, e.LayerRemoveIntended | e.LayerCreateIntended):
-        return state.Evidence(published=False, trashed=False)
     return state.Evidence(
-        published=files.read_link(home, intent.layer) == intent.link,
+        present=os.path.lexists(f"{home}/{intent.layer}"),
         trashed=os.path.lexists(f"{home}/{layout.trash(operation)}"),
     )
 

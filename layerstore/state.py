@@ -52,8 +52,8 @@ class Rule(Enum):
 class Evidence:
     """What the disk says about an operation, gathered before the rule is asked."""
 
-    published: bool
-    """`<home>/<layer>` is there, and its `link` reads the intent's."""
+    present: bool
+    """`<home>/<layer>` is there, whatever it holds."""
     trashed: bool
     """`trash/<operation>` is there."""
 
@@ -66,7 +66,7 @@ RECOVERY: Final[Mapping[Verb, Callable[[Evidence], Rule]]] = {
     # The caller gave the hold up.
     Verb.UNMOUNT: lambda _: Rule.REDO,
     # Before its rename the layer is whole; after it the layer cannot come back under its name.
-    Verb.REMOVE: lambda seen: Rule.UNDO if seen.published and not seen.trashed else Rule.REDO,
+    Verb.REMOVE: lambda seen: Rule.UNDO if seen.present and not seen.trashed else Rule.REDO,
     Verb.EMPTY: lambda _: Rule.REDO,
     # Each correction makes the tree say what the index says, and can be repeated.
     Verb.CORRECT: lambda _: Rule.REDO,

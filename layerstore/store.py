@@ -11,7 +11,6 @@ import contextlib
 import os
 import threading
 import time
-import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal, Self, overload
@@ -32,8 +31,6 @@ from layerstore.fs import layout
 from layerstore.journal import InFlight, Transaction
 from layerstore.reader import Reader, revision
 
-_OPEN: weakref.WeakSet[Store]
-
 
 class Store(Reader):
     """A store, opened to work with it; also everything that a Reader answers.
@@ -49,7 +46,6 @@ class Store(Reader):
         self._me = m.OWNER_PREFIX + opened.hands.journal.author.owner
         self._working = threading.local()
         self._closed = False
-        _OPEN.add(self)
 
     # --- making and opening -------------------------------------------------------------------
 
@@ -139,7 +135,6 @@ class Store(Reader):
                     self.put(layer)
         finally:
             self._closed = True
-            _OPEN.discard(self)
             self._opened.close()
 
     @property
@@ -197,7 +192,7 @@ class Store(Reader):
             link=recovery.new_link(),
             parent=None if parent is None else m.check_layer_id(parent),
             read_write=read_write,
-            labels=dict(labels or {}),
+            labels=decide.checked_labels(labels),
             storage_options=decide.checked_options(storage_options),
             mount_label=mount_label,
         )
@@ -354,7 +349,7 @@ class Store(Reader):
             if settled is not None and settled.what == "failed":
                 raise Busy(
                     f"Layer {operation.layer} has an unfinished {operation.verb} that cannot be "
-                    f"settled: {settled.message}.",
+                    f"settled ({settled.message.rstrip('.')}).",
                     hint="'layerstore audit' says more; every other layer is usable.",
                 )
             if settled is not None:
@@ -385,19 +380,6 @@ class Store(Reader):
 
     def _leak(self) -> None:
         self._opened.leak()
-
-
-_OPEN = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    """A child neither keeps its parent's owner alive nor closes its parent's database."""
-    for store in list(_OPEN):
-        store._leak()
-    _OPEN.clear()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _absolute(home: str | os.PathLike[str]) -> Path:

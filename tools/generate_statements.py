@@ -78,6 +78,7 @@ STATEMENTS: dict[str, Any] = {
     "PUT_META": upsert(meta)
     .values(key=B("key"), value=B("value"))
     .on_conflict_do_update(index_elements=["key"], set_={"value": B("value")}),
+    "DELETE_META": delete(meta).where(meta.c.key == B("key")),
     # events
     "INSERT_EVENT": _insert(events, *(c for c in _columns(events) if c != "seq")),
     "INSERT_EVENT_AT": _insert(events, *_columns(events)),
@@ -110,6 +111,7 @@ STATEMENTS: dict[str, Any] = {
     .values(abandoned=1),
     "SELECT_OPERATION": select(*operations.c).where(operations.c.id == B("operation")),
     "SELECT_OPERATION_ON": select(*operations.c).where(operations.c.layer == B("layer")),
+    "SELECT_OPERATION_OF": select(operations.c.id).where(operations.c.owner == B("owner")).limit(1),
     "SELECT_OPERATIONS": select(*operations.c).order_by(operations.c.intent_seq),
     # layers
     "INSERT_LAYER": _insert(layers, *_columns(layers)),

@@ -42,8 +42,11 @@ PAGE: Final = 500
 """Rows that one read transaction may fetch before it ends: a longer one would stop checkpoints."""
 
 
-def create(path: str, *, revision: str, meta: dict[str, str]) -> None:
-    """Make a database with the packaged schema at `path`, which must not exist; synced."""
+def create(path: str, *, revision: str, meta: dict[str, str], after_seq: int = 0) -> None:
+    """Make a database with the packaged schema at `path`, which must not exist; synced.
+
+    The first event gets a seq above `after_seq`.
+    """
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     connection = driver.connect(path, isolation_level=None)
     try:
@@ -59,6 +62,9 @@ def create(path: str, *, revision: str, meta: dict[str, str]) -> None:
         connection.execute("INSERT INTO alembic_version VALUES (?)", (revision,))
         for key, value in meta.items():
             connection.execute(sql.PUT_META, {"key": key, "value": value})
+        connection.execute(
+            "INSERT INTO sqlite_sequence (name, seq) VALUES ('events', ?)", (after_seq,)
+        )
         connection.execute("COMMIT")
     finally:
         connection.close()

@@ -30,6 +30,7 @@ LAYER_COLUMNS: Final = ('id', 'link', 'parent', 'lower', 'depth', 'read_write', 
 HOLD_COLUMNS: Final = ('layer', 'holder', 'count', 'owner', 'since_at', 'since_seq', 'pid', 'started', 'boot_id', 'command', 'opened_at', 'closed_at')
 SELECT_META: Final = 'SELECT meta."key", meta.value FROM meta'
 PUT_META: Final = 'INSERT INTO meta ("key", value) VALUES (:key, :value) ON CONFLICT ("key") DO UPDATE SET value = :value'
+DELETE_META: Final = 'DELETE FROM meta WHERE meta."key" = :key'
 INSERT_EVENT: Final = 'INSERT INTO events (epoch, operation, owner, boot_id, at, kind, layer, data) VALUES (:epoch, :operation, :owner, :boot_id, :at, :kind, :layer, :data)'
 INSERT_EVENT_AT: Final = 'INSERT INTO events (seq, epoch, operation, owner, boot_id, at, kind, layer, data) VALUES (:seq, :epoch, :operation, :owner, :boot_id, :at, :kind, :layer, :data)'
 SELECT_EVENT: Final = 'SELECT events.seq, events.epoch, events.operation, events.owner, events.boot_id, events.at, events.kind, events.layer, events.data FROM events WHERE events.seq = :seq'
@@ -47,6 +48,7 @@ CLAIM_OPERATION: Final = 'UPDATE operations SET owner=:owner, abandoned=0 WHERE 
 ABANDON_OPERATION: Final = 'UPDATE operations SET abandoned=1 WHERE operations.id = :operation'
 SELECT_OPERATION: Final = 'SELECT operations.id, operations.verb, operations.layer, operations.owner, operations.intent_seq, operations.started_at, operations.abandoned FROM operations WHERE operations.id = :operation'
 SELECT_OPERATION_ON: Final = 'SELECT operations.id, operations.verb, operations.layer, operations.owner, operations.intent_seq, operations.started_at, operations.abandoned FROM operations WHERE operations.layer = :layer'
+SELECT_OPERATION_OF: Final = 'SELECT operations.id FROM operations WHERE operations.owner = :owner LIMIT 1 OFFSET 0'
 SELECT_OPERATIONS: Final = 'SELECT operations.id, operations.verb, operations.layer, operations.owner, operations.intent_seq, operations.started_at, operations.abandoned FROM operations ORDER BY operations.intent_seq'
 INSERT_LAYER: Final = 'INSERT INTO layers (id, link, parent, lower, depth, read_write, committed, labels, storage_options, mount_label, created_at, created_seq, durable, used, draining, damage) VALUES (:id, :link, :parent, :lower, :depth, :read_write, :committed, :labels, :storage_options, :mount_label, :created_at, :created_seq, :durable, :used, :draining, :damage)'
 SELECT_LAYER: Final = 'SELECT layers.id, layers.link, layers.parent, layers.lower, layers.depth, layers.read_write, layers.committed, layers.labels, layers.storage_options, layers.mount_label, layers.created_at, layers.created_seq, layers.durable, layers.used, layers.draining, layers.damage, operations.verb FROM layers LEFT OUTER JOIN operations ON operations.layer = layers.id WHERE layers.id = :id'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from layerstore.errors import LayerDamaged
@@ -16,14 +17,23 @@ def read_symlink(path: str) -> str:
         return ""
 
 
+NOT_A_FILE = "<not a regular file>"
+
+
 def _read_small(path: str) -> str | None:
     """The text of a small file of the layout; None if it is absent."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            return NOT_A_FILE
+        raise
     try:
         return os.read(descriptor, 1 << 16).decode(errors="replace")
+    except IsADirectoryError:
+        return NOT_A_FILE
     finally:
         os.close(descriptor)
 

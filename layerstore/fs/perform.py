@@ -148,9 +148,11 @@ class Performer:
             )
 
     def _probe_upper(self, step: s.ProbeUpper, _: s.Performed, __: bool) -> None:
-        scratch = self.path(step.scratch)
+        diff, scratch = self.path(layout.diff(step.layer)), self.path(step.scratch)
+        if not os.path.isdir(diff):
+            return  # what is not there is not in use
         os.makedirs(scratch, exist_ok=True)
-        free = upper.upper_is_free(self.path(layout.diff(step.layer)), scratch)
+        free = upper.upper_is_free(diff, scratch)
         os.rmdir(scratch)
         if not free:
             raise UpperBusy(step.layer, self._explain(step.layer))

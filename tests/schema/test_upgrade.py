@@ -1,0 +1,278 @@
+"""An older database is brought up to date at open; a newer one is left alone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from layerstore import Reader, Store, opening
+from layerstore.audit import audit
+from layerstore.db import engine, migrate
+from layerstore.db import statements as sql
+from layerstore.errors import Busy, SchemaTooNew, StoreDamaged
+from layerstore.fs import layout, locks
+from tests.cli.running import Program
+from tests.index import children
+from tests.schema.conftest import NEW, OLD
+from tests.schema.databases import look
+
+pytestmark = pytest.mark.root
+
+
+def database(home: Path) -> Path:
+    return home / layout.DATABASE
+
+
+def saved(home: Path) -> Path:
+    """Where the copy from before the upgrade lies."""
+    return home / f"{layout.DATABASE}.before-{OLD}"
+
+
+def own_files(home: Path) -> dict[str, bytes]:
+    """The bytes of every file of the store's own."""
+    own = home / layout.OWN
+    return {str(path.relative_to(own)): path.read_bytes() for path in own.rglob("*") if path.is_file()}
+
+
+def set_revision(home: Path, revision: str) -> None:
+    connection = engine.driver.connect(database(home))
+    with connection:
+        connection.execute("UPDATE alembic_version SET version_num = ?", (revision,))
+    connection.close()
+
+
+def ids(store: Reader) -> list[str]:
+    return [layer.id for layer in store.layers()]
+
+
+def test_an_open_upgrades_and_loses_nothing(old_home: Path, newer_package: str) -> None:
+    """After an open the schema is the package's, and every row is where it was."""
+    before = look(database(old_home))[1]
+    with Store.open(old_home) as store:
+        assert (["base", "child"], "v") == (ids(store), store.layer("base").labels["k"])
+        assert len(before["events"]) == store.last_seq()
+    schema, rows = look(database(old_home))
+    assert {(newer_package,)} == set(rows["alembic_version"])
+    assert "table notes of notes" in schema
+    assert before["events"] == rows["events"]
+    assert [(seq, kind) for seq, *_, kind, _, _ in before["events"]] == rows["notes"]
+    assert [] == [f for f in audit(old_home).findings if f.severity != "note"]
+
+
+def test_the_copy_from_before_is_a_whole_store(old_home: Path, newer_package: str) -> None:
+    """The copy holds what the database held, and put back in its place it opens again."""
+    before = look(database(old_home))
+    Store.open(old_home).close()
+    assert before == look(saved(old_home))
+    assert 0o600 == saved(old_home).stat().st_mode & 0o777
+    assert [] == list((old_home / layout.OWN).glob("*.tmp"))
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{database(old_home)}{suffix}").unlink(missing_ok=True)
+    shutil.copy(saved(old_home), database(old_home))
+    with Store.open(old_home) as store:
+        assert ["base", "child"] == ids(store)
+
+
+def test_the_upgrade_has_the_store_to_itself(
+    old_home: Path, newer_package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it runs nobody else can take the store's lock, not even shared."""
+    seen: list[str] = []
+    upgrade = migrate.upgrade
+
+    def watched(path: str, **options: Any) -> str:
+        try:
+            locks.SharedStoreLock(str(old_home / layout.STORE_LOCK), timeout=0).close()
+        except Busy:
+            seen.append("locked")
+        return upgrade(path, **options)
+
+    monkeypatch.setattr(migrate, "upgrade", watched)
+    Store.open(old_home).close()
+    assert ["locked"] == seen
+
+
+def test_a_process_that_has_the_store_open_makes_it_busy(old_home: Path, newer_package: str) -> None:
+    """The schema is not changed under an older process: the open fails, and changes nothing."""
+    reader, writer = os.pipe()
+    done, finish = os.pipe()
+
+    def hold() -> None:
+        sql.REVISION = OLD  # type: ignore[misc]  # an older package
+        with Store.open(old_home) as store:
+            os.write(writer, b"x")
+            os.read(done, 1)
+            store.create("meanwhile")
+
+    with children.running(hold) as holder:
+        assert b"x" == os.read(reader, 1)
+        with pytest.raises(Busy, match="open in another process"):
+            Store.open(old_home, timeout=0.1)
+        assert not saved(old_home).exists()
+        os.write(finish, b"x")
+        assert children.Ended(0, 0) == holder.wait()
+    with Store.open(old_home) as store:
+        assert ["base", "child", "meanwhile"] == ids(store)
+    for descriptor in (reader, writer, done, finish):
+        os.close(descriptor)
+
+
+def test_processes_that_start_together_all_get_in(old_home: Path, newer_package: str) -> None:
+    """Several processes meet the old schema at once: one upgrades it, and all can work at once."""
+    ready, arrived = os.pipe()
+    go, start = os.pipe()
+    leave, end = os.pipe()
+
+    def come() -> str:
+        opening.now()
+        os.write(arrived, b"r")
+        os.read(go, 1)
+        store = Store.open(old_home, timeout=20)
+        os.write(arrived, b"i")
+        os.read(leave, 1)  # all are in before the first one leaves
+        name = f"by-{os.getpid()}"
+        store.create(name)
+        store.close()
+        return name
+
+    def count(wanted: int) -> bytes:
+        found = b""
+        while len(found) < wanted:
+            found += os.read(ready, wanted - len(found))
+        return found
+
+    started = [children.start(come) for _ in range(4)]
+    assert b"rrrr" == count(4)
+    os.write(start, b"gggg")
+    assert b"iiii" == count(4)
+    os.write(end, b"llll")
+    names = {child.wait().result for child in started}
+    with Store.open(old_home) as store:
+        assert {"base", "child"} | names == set(ids(store))
+    copies = [path.name for path in (old_home / layout.OWN).glob("*.before-*")]
+    assert [saved(old_home).name] == copies
+    for descriptor in (ready, arrived, go, start, leave, end):
+        os.close(descriptor)
+
+
+class Killer:
+    """Kills the process before the n-th statement that an upgrade gives to SQLite."""
+
+    def __init__(self, fatal: int) -> None:
+        self.fatal = fatal
+        self.passed = 0
+
+    def __call__(self, statement: str) -> None:
+        if self.passed == self.fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.passed += 1
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> Callable[[Killer], None]:
+    """Have each statement of every connection of an upgrade pass a Killer first."""
+
+    def watch(killer: Killer) -> None:
+        make, connect = migrate._sqlalchemy, engine.connect
+
+        def made(path: str) -> Any:
+            database = make(path)
+
+            @migrate.sa.event.listens_for(database, "connect")
+            def _(connection: Any, __: Any) -> None:
+                connection.set_trace_callback(killer)
+
+            return database
+
+        def connected(path: str, **options: Any) -> Any:
+            connection = connect(path, **options)
+            connection.set_trace_callback(killer)
+            return connection
+
+        monkeypatch.setattr(migrate, "_sqlalchemy", made)
+        monkeypatch.setattr(migrate.engine, "connect", connected)
+
+    return watch
+
+
+@pytest.mark.crash
+def test_an_upgrade_that_is_killed_leaves_one_whole_schema(
+    old_home: Path, newer_package: str, watched: Callable[[Killer], None], tmp_path: Path
+) -> None:
+    """SIGKILL before any statement leaves the old schema or the new one, and the next open goes on."""
+    pristine = tmp_path / "pristine"
+    shutil.copytree(old_home / layout.OWN, pristine)
+    old = look(database(old_home))
+
+    def upgrade(fatal: int) -> children.Ended:
+        killer = Killer(fatal)
+
+        def work() -> int:
+            watched(killer)
+            migrate.upgrade(str(database(old_home)))
+            return killer.passed
+
+        return children.run(work)
+
+    points = upgrade(-1).result
+    new = look(database(old_home))
+    assert points > 15 and old != new
+    killed = 0
+    left = []
+    for fatal in range(points):
+        shutil.rmtree(old_home / layout.OWN)
+        shutil.copytree(pristine, old_home / layout.OWN)
+        killed += upgrade(fatal).signal == signal.SIGKILL
+        found = look(database(old_home))
+        left.append("old" if found == old else "new" if found == new else "torn")
+        if saved(old_home).exists():
+            assert old == look(saved(old_home))
+        with Store.open(old_home) as store:
+            assert ["base", "child"] == ids(store)
+        assert {(NEW,)} == set(look(database(old_home))[1]["alembic_version"])
+    assert points == killed
+    assert ["old"] * points == left
+
+
+@pytest.mark.parametrize("way", ["store", "reader"])
+def test_a_newer_schema_is_refused_untouched(old_home: Path, way: str) -> None:
+    """A database of a newer layerstore is SchemaTooNew, and not a byte of it changes."""
+    set_revision(old_home, "9999")
+    before = own_files(old_home)
+    with pytest.raises(SchemaTooNew, match="9999"):
+        Store.open(old_home) if way == "store" else Reader.open(old_home)
+    assert before == own_files(old_home)
+
+
+@pytest.mark.parametrize("words", [("ls",), ("create", "x"), ("status",), ("recover",), ("db", "upgrade")])
+def test_the_program_ends_with_12_on_a_newer_schema(old_home: Path, words: tuple[str, ...]) -> None:
+    """Every command ends with exit code 12 on a newer schema, and leaves the files as they were."""
+    set_revision(old_home, "9999")
+    before = own_files(old_home)
+    done = Program(old_home)(*words, code=12)
+    assert ("", True) == (done.out, "9999" in done.err)
+    assert before == own_files(old_home)
+
+
+def test_a_reader_does_not_upgrade(old_home: Path, newer_package: str) -> None:
+    """A Reader, which may not write, says what to do about an older schema and changes nothing."""
+    before = own_files(old_home)
+    with pytest.raises(StoreDamaged, match=f"older schema {OLD}") as caught:
+        Reader.open(old_home)
+    assert "db upgrade" in caught.value.hint
+    assert before == own_files(old_home)
+
+
+def test_upgrade_says_from_where_to_where(old_home: Path, newer_package: str) -> None:
+    """Store.upgrade tells both revisions, and a second one finds nothing to do."""
+    assert (OLD, NEW) == Store.upgrade(old_home)
+    at = saved(old_home).stat().st_mtime_ns
+    assert (NEW, NEW) == Store.upgrade(old_home)
+    assert at == saved(old_home).stat().st_mtime_ns
+    assert (NEW, NEW) == Store.revision(old_home)
