@@ -322,7 +322,8 @@ def settle(hands: recovery.Hands) -> list[m.Settled]:
     mount_id = mountinfo.mount_id(hands.home)
     elsewhere = [o for o in dead if (o.boot_id, o.mount_id) != (me.boot_id, mount_id)]
     alone = len(dead) == len(others)
-    asked = dict(hands.journal.database.read(sql.SELECT_META)).get(COMPARE)
+    meta = hands.journal.database.read(sql.SELECT_META)
+    asked = any(key == COMPARE for key, _ in meta)
     if asked or (elsewhere and alone):
         settled += comparison.compare(hands)
     if asked:
