@@ -64,7 +64,7 @@ def checked_options(options: Mapping[str, str] | None) -> dict[str, str]:
     return {}
 
 
-def checked_labels(labels: Mapping[str, str] | None) -> dict[str, str]:
+def checked_labels(labels: Mapping[Any, Any] | None) -> dict[str, str]:
     """Any text under any key that is not empty."""
     for key, value in (labels or {}).items():
         if not isinstance(key, str) or not isinstance(value, str) or not key or "=" in key:

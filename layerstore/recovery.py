@@ -6,6 +6,7 @@ Settling is total: an anomaly is isolated and reported, and never stops the stor
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import logging
 import os
@@ -21,6 +22,7 @@ from layerstore import model as m
 from layerstore.db import statements as sql
 from layerstore.errors import LayerstoreError, OwnerLost, UpperBusy, WritesRefused
 from layerstore.fs import layout, locks, mountinfo, perform
+from layerstore.fs.durable import SyncFailed
 from layerstore.fs.steps import Performed
 from layerstore.fs.trace import trace
 from layerstore.journal import InFlight, Journal, Transaction
@@ -66,9 +68,8 @@ class Hands:
 
 
 def new_link() -> m.LinkId:
-    """26 random characters of A-Z2-7: the chance that one comes twice is that of a broken disk."""
-    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
-    return m.LinkId("".join(secrets.choice(alphabet) for _ in range(26)))
+    """26 random characters of A-Z2-7: 130 bits."""
+    return m.LinkId(base64.b32encode(os.urandom(17))[:26].decode())
 
 
 def new_name() -> str:
@@ -172,6 +173,9 @@ def _empty(hands: Hands, operation: str, intent: e.TrashEmptyIntended) -> None:
 
 def _end_failed(hands: Hands, operation: str, intent: e.Intent, error: BaseException) -> None:
     """Settle the operation of a call that failed, by the rule that recovery would use."""
+    if isinstance(error, SyncFailed):
+        hands.journal.database.refuse(str(error))
+        return
     if isinstance(error, OwnerLost | WritesRefused):
         return  # whoever took it over settles it; where nothing can be journaled, nothing is undone
     try:

@@ -21,6 +21,10 @@ _STATES: Final = {
 }
 
 
+def _mapping(text: str) -> dict[str, str]:
+    return {} if text == "{}" else json.loads(text)
+
+
 def layer(row: Row) -> m.Layer:
     """A row of LAYER_COLUMNS."""
     value = dict(zip(sql.LAYER_COLUMNS, row, strict=True))
@@ -35,8 +39,8 @@ def layer(row: Row) -> m.Layer:
         committed=bool(value["committed"]),
         created_at=m.from_micros(value["created_at"]),
         created_seq=value["created_seq"],
-        labels=json.loads(value["labels"]),
-        storage_options=json.loads(value["storage_options"]),
+        labels=_mapping(value["labels"]),
+        storage_options=_mapping(value["storage_options"]),
         mount_label=value["mount_label"],
         durable=bool(value["durable"]),
         used=bool(value["used"]),

@@ -243,6 +243,10 @@ class Database(ReadDatabase):
             os.close(self._fence)
             self._fence = -1
 
+    def refuse(self, why: str) -> None:
+        """Take no more writes: what was acknowledged may not be on the disk."""
+        self._refused = why
+
     @contextlib.contextmanager
     def _fenced(self) -> Iterator[None]:
         if self._fence < 0:

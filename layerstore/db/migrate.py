@@ -49,7 +49,7 @@ def copy(path: str, target: str) -> None:
     os.chmod(temporary, 0o600)
     descriptor = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        durable.sync(descriptor, temporary)
     finally:
         os.close(descriptor)
     os.rename(temporary, target)

@@ -6,8 +6,24 @@ import os
 import secrets
 
 
-def write_file(path: str, content: str, *, mode: int, sync: bool) -> None:
-    """Write a file in place, for a place that nobody reads yet; `sync` before it is closed."""
+class SyncFailed(OSError):
+    """A sync failed: nothing is known about what was written since the last one.
+
+    The kernel reports such an error once and then forgets it, so that a second sync proves nothing
+    (https://lwn.net/Articles/752063/).
+    """
+
+
+def sync(descriptor: int, path: str) -> None:
+    """fsync, with its failure told apart from every other one."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        raise SyncFailed(error.errno, f"cannot be synced: {error.strerror}", path) from error
+
+
+def write_file(path: str, content: str, *, mode: int, synced: bool) -> None:
+    """Write a file in place, for a place that nobody reads yet; `synced` before it is closed."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
         if content:
@@ -16,8 +32,8 @@ def write_file(path: str, content: str, *, mode: int, sync: bool) -> None:
             while data:
                 data = data[os.write(descriptor, data) :]
         os.fchmod(descriptor, mode)
-        if sync:
-            os.fsync(descriptor)
+        if synced:
+            sync(descriptor, path)
     finally:
         os.close(descriptor)
 
@@ -25,7 +41,7 @@ def write_file(path: str, content: str, *, mode: int, sync: bool) -> None:
 def sync_directory(path: str) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        sync(descriptor, path)
     finally:
         os.close(descriptor)
 
@@ -35,7 +51,7 @@ def replace_file(path: str, content: str, *, mode: int) -> None:
     directory, name = os.path.split(path)
     temporary = f"{directory}/.{name}.{secrets.token_hex(8)}.tmp"
     try:
-        write_file(temporary, content, mode=mode, sync=True)
+        write_file(temporary, content, mode=mode, synced=True)
         os.rename(temporary, path)
     except BaseException:
         if os.path.lexists(temporary):

@@ -65,7 +65,7 @@ class Performer:
         os.chmod(self.path(step.path), step.mode, follow_symlinks=True)
 
     def _write_file(self, step: s.WriteFile, _: s.Performed, __: bool) -> None:
-        durable.write_file(self.path(step.path), step.content, mode=step.mode, sync=step.sync)
+        durable.write_file(self.path(step.path), step.content, mode=step.mode, synced=step.sync)
 
     def _sync_directory(self, step: s.SyncDirectory, _: s.Performed, __: bool) -> None:
         durable.sync_directory(self.path(step.path))
@@ -74,6 +74,10 @@ class Performer:
         descriptor = os.open(self._home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             syscalls.syncfs(descriptor)
+        except OSError as error:
+            raise durable.SyncFailed(
+                error.errno, f"cannot be synced: {error.strerror}", self._home
+            ) from error
         finally:
             os.close(descriptor)
 
