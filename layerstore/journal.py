@@ -181,12 +181,11 @@ class Journal:
                 )
         return True
 
-    def abandon(self, operation: m.Operation | str, layer: str, reason: str) -> None:
+    def abandon(self, operation: str, layer: str, reason: str) -> None:
         """Say that this owner could not end an operation; anyone may."""
-        name = operation if isinstance(operation, str) else operation.id
         with self.transaction(full=False) as transaction:
-            transaction.require_own(name)
-            transaction.append(e.OperationAbandoned(layer, reason), operation=name)
+            transaction.require_own(operation)
+            transaction.append(e.OperationAbandoned(layer, reason), operation=operation)
 
 
 MARK_STEP = 10_000

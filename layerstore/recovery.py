@@ -168,7 +168,7 @@ def _empty(hands: Hands, operation: str, intent: e.TrashEmptyIntended) -> None:
         conclude(hands, operation, intent, plan.done(intent, performed), name=m.Verb.EMPTY)
     except Exception as error:  # noqa: BLE001 - the remove is done; the next recovery tries again
         log.warning("%s was not emptied: %s", intent.layer, error)
-        _abandon(hands, operation, intent, error)
+        _abandon(hands, operation, intent.layer, error)
 
 
 def _end_failed(hands: Hands, operation: str, intent: e.Intent, error: BaseException) -> None:
@@ -184,13 +184,15 @@ def _end_failed(hands: Hands, operation: str, intent: e.Intent, error: BaseExcep
             _settle_own(hands, operation, intent, reason=_in_short(error))
     except Exception as second:  # noqa: BLE001 - the first error is the one to raise
         log.warning("operation %s could not be settled: %s", operation, second)
-        _abandon(hands, operation, intent, second)
+        _abandon(hands, operation, intent.layer, second)
 
 
-def _abandon(hands: Hands, operation: str, intent: e.Intent, error: Exception) -> None:
+def _abandon(hands: Hands, operation: str, layer: str, error: Exception) -> None:
     """Let anyone settle it. Where even that fails, it is settled at the next touch."""
+    if isinstance(error, SyncFailed):
+        hands.journal.database.refuse(str(error))
     with contextlib.suppress(LayerstoreError):
-        hands.journal.abandon(operation, intent.layer, _in_short(error))
+        hands.journal.abandon(operation, layer, _in_short(error))
 
 
 def _in_short(error: BaseException) -> str:
@@ -212,8 +214,7 @@ def settle(hands: Hands, operation: m.Operation) -> m.Settled | None:
             rule = _settle_own(hands, operation.id, intent, reason="its owner died")
         except Exception as error:  # noqa: BLE001 - one bad layer never blocks the store
             log.warning("operation %s on %s: %s", operation.id, operation.layer, error)
-            with contextlib.suppress(LayerstoreError):
-                hands.journal.abandon(operation, operation.layer, _in_short(error))
+            _abandon(hands, operation.id, operation.layer, error)
             return m.Settled("failed", operation.layer, _in_short(error), operation.id)
     done = "finished" if rule is state.Rule.REDO else "undone"
     return m.Settled(
