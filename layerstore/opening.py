@@ -16,7 +16,7 @@ from pathlib import Path
 
 import attrs
 
-from layerstore import comparison, description, recovery, rows
+from layerstore import codec, comparison, description, recovery, rows
 from layerstore import events as e
 from layerstore import model as m
 from layerstore.db import engine
@@ -99,7 +99,7 @@ def initialize(home: Path, *, max_depth: int) -> None:
             max_depth=max_depth,
             high_water=0,
         )
-        _new_database(home, about)
+        _new_database(home, about, e.StoreInitialized(about.store_id, max_depth))
         durable.sync_directory(os.fspath(home))
         durable.sync_directory(os.fspath(home.parent))
         description.write(home, about)
@@ -141,8 +141,8 @@ def _make_own(home: Path) -> None:
         ) from error
 
 
-def _new_database(home: Path, about: description.Description) -> None:
-    """A database without events, whose first open compares it with the tree.
+def _new_database(home: Path, about: description.Description, first: e.Event) -> None:
+    """A database with one event, whose first open compares it with the tree.
 
     It appears whole, or not at all; what stood in its place goes to quarantine.
     """
@@ -150,10 +150,21 @@ def _new_database(home: Path, about: description.Description) -> None:
     path = home / layout.DATABASE
     fresh = path.with_name(f"{path.name}.new")
     fresh.unlink(missing_ok=True)
+    kind, data = codec.encode(first)
     engine.create(
         os.fspath(fresh),
         revision=sql.REVISION,
         meta={"store_id": about.store_id, COMPARE: "needed"},
+        first={
+            "epoch": about.epoch,
+            "operation": None,
+            "owner": "",
+            "boot_id": boot_id(),
+            "at": now(),
+            "kind": kind,
+            "layer": None,
+            "data": data,
+        },
         after_seq=about.high_water,
     )
     fresh.rename(path)
@@ -348,15 +359,11 @@ def rebuild(home: Path, *, timeout: float) -> list[m.Settled]:
     _make_own(home)
     with locks.store_to_oneself(os.fspath(home / layout.STORE_LOCK), timeout=timeout):
         about = _description_anew(home)
-        _new_database(home, about)
+        _new_database(home, about, e.StoreRebuilt(about.store_id, "asked for"))
         description.write(home, about)
     opened = open_store(home, timeout=timeout, durability=m.Durability.FULL)
-    try:
-        with opened.hands.journal.transaction(full=True) as transaction:
-            transaction.append(e.StoreRebuilt(about.store_id, "asked for"))
-        return opened.settled
-    finally:
-        opened.close()
+    opened.close()
+    return opened.settled
 
 
 def _description_anew(home: Path) -> description.Description:

@@ -42,10 +42,12 @@ PAGE: Final = 500
 """Rows that one read transaction may fetch before it ends: a longer one would stop checkpoints."""
 
 
-def create(path: str, *, revision: str, meta: dict[str, str], after_seq: int = 0) -> None:
+def create(
+    path: str, *, revision: str, meta: dict[str, str], first: dict[str, Any], after_seq: int
+) -> None:
     """Make a database with the packaged schema at `path`, which must not exist; synced.
 
-    The first event gets a seq above `after_seq`.
+    `first` is the row of its first event, which gets the seq after `after_seq`.
     """
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     connection = driver.connect(path, isolation_level=None)
@@ -55,16 +57,11 @@ def create(path: str, *, revision: str, meta: dict[str, str], after_seq: int = 0
         connection.execute("BEGIN IMMEDIATE")
         for statement in sql.CREATE:
             connection.execute(statement)
-        connection.execute(
-            "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL, "
-            "CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))"
-        )
+        connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
         connection.execute("INSERT INTO alembic_version VALUES (?)", (revision,))
         for key, value in meta.items():
             connection.execute(sql.PUT_META, {"key": key, "value": value})
-        connection.execute(
-            "INSERT INTO sqlite_sequence (name, seq) VALUES ('events', ?)", (after_seq,)
-        )
+        connection.execute(sql.INSERT_EVENT_AT, first | {"seq": after_seq + 1})
         connection.execute("COMMIT")
     finally:
         connection.close()
