@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal, Self, overload
 
-from layerstore import decide, description, opening, recovery
+from layerstore import decide, description, making, opening, recovery
 from layerstore import events as e
 from layerstore import model as m
 from layerstore.db import engine
@@ -56,7 +56,7 @@ class Store(Reader):
         `max_depth`: how many lower layers a layer may have, 1 to 499. Raises StoreExists,
         CannotCarryOverlay, InvalidArgument.
         """
-        opening.initialize(_absolute(home), max_depth=max_depth)
+        making.initialize(_absolute(home), max_depth=max_depth)
 
     @overload
     @classmethod
@@ -104,7 +104,7 @@ class Store(Reader):
     @classmethod
     def rebuild(cls, home: str | os.PathLike[str], *, timeout: float = 30) -> tuple[m.Settled, ...]:
         """Begin a new journal from the tree; the old database goes to quarantine."""
-        return tuple(opening.rebuild(_absolute(home), timeout=timeout))
+        return tuple(making.rebuild(_absolute(home), timeout=timeout))
 
     @classmethod
     def revision(cls, home: str | os.PathLike[str]) -> tuple[str, str]:

@@ -1,0 +1,161 @@
+"""Owns making a store, and making its database anew from the tree; no verb on a layer.
+
+Both give a database that asks its first open for a comparison with the tree: a home may hold an
+overlay2 tree before it is a store.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+import attrs
+
+from layerstore import codec, description, opening, recovery
+from layerstore import events as e
+from layerstore import model as m
+from layerstore.db import engine
+from layerstore.db import statements as sql
+from layerstore.errors import InvalidArgument, LayerstoreError, StoreExists
+from layerstore.fs import durable, layout, locks
+
+
+def initialize(home: Path, *, max_depth: int) -> None:
+    """Make a store at `home`, which may exist and hold an overlay2 tree.
+
+    Raises StoreExists, CannotCarryOverlay, InvalidArgument. `store.json` comes last: until it is
+    there, nothing is a store.
+    """
+    if not 1 <= max_depth <= m.MAX_DEPTH:
+        raise InvalidArgument(f"max_depth must be 1 to {m.MAX_DEPTH}, not {max_depth}.")
+    _make_home(home)
+    if (home / layout.STORE_FILE).exists():
+        raise StoreExists(
+            f"{home} is a layerstore already.", hint="Open it; 'layerstore status' shows it."
+        )
+    _make_own(home)
+    with locks.store_to_oneself(os.fspath(home / layout.STORE_LOCK), timeout=30):
+        if (home / layout.STORE_FILE).exists():
+            raise StoreExists(f"{home} is a layerstore already.")
+        opening.probe_home(home, insist=True)
+        about = description.Description(
+            store_id=secrets.token_hex(16),
+            epoch=secrets.token_hex(8),
+            format=description.FORMAT,
+            max_depth=max_depth,
+            high_water=0,
+        )
+        _new_database(home, about, e.StoreInitialized(about.store_id, max_depth))
+        durable.sync_directory(os.fspath(home))
+        durable.sync_directory(os.fspath(home.parent))
+        description.write(home, about)
+
+
+def _make_home(home: Path) -> None:
+    try:
+        home.mkdir(mode=layout.HOME_MODE)
+        home.chmod(layout.HOME_MODE)
+    except FileExistsError:
+        if not home.is_dir():
+            raise InvalidArgument(f"{home} is not a directory.") from None
+    except FileNotFoundError:
+        raise InvalidArgument(
+            f"There is no directory {home.parent}.", hint="Make it first; only the last is made."
+        ) from None
+    except OSError as error:
+        raise LayerstoreError(f"{home} cannot be made: {error.strerror}.") from error
+
+
+def _make_own(home: Path) -> None:
+    """The store's own directories, and `l/`; each may be there already."""
+    try:
+        for name in (
+            layout.OWN,
+            layout.STAGING,
+            layout.TRASH,
+            layout.QUARANTINE,
+            layout.OWNERS,
+            layout.LINKS,
+        ):
+            (home / name).mkdir(mode=layout.PRIVATE_MODE, exist_ok=True)
+        descriptor = os.open(home / layout.STORE_LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        os.close(descriptor)
+    except OSError as error:
+        raise LayerstoreError(
+            f"{home} cannot be written: {error.strerror}.",
+            hint="A store needs a home that it can write to, as root.",
+        ) from error
+
+
+def _new_database(home: Path, about: description.Description, first: e.Event) -> None:
+    """A database with one event, whose first open compares it with the tree.
+
+    It appears whole, or not at all; what stood in its place goes to quarantine.
+    """
+    _set_aside(home)
+    path = home / layout.DATABASE
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    kind, data = codec.encode(first)
+    engine.create(
+        os.fspath(fresh),
+        revision=sql.REVISION,
+        meta={"store_id": about.store_id, opening.COMPARE: "needed"},
+        first={
+            "epoch": about.epoch,
+            "operation": None,
+            "owner": "",
+            "boot_id": opening.boot_id(),
+            "at": opening.now(),
+            "kind": kind,
+            "layer": None,
+            "data": data,
+        },
+        after_seq=about.high_water,
+    )
+    fresh.rename(path)
+    durable.sync_directory(os.fspath(path.parent))
+
+
+def rebuild(home: Path, *, timeout: float) -> list[m.Settled]:
+    """Set the database aside and begin a new journal from the tree, which is not touched."""
+    if not (home / layout.OWN).is_dir() and not (home / layout.LINKS).is_dir():
+        description.read(home)  # raises NoStore
+    _make_own(home)
+    with locks.store_to_oneself(os.fspath(home / layout.STORE_LOCK), timeout=timeout):
+        about = _description_anew(home)
+        _new_database(home, about, e.StoreRebuilt(about.store_id, "asked for"))
+        description.write(home, about)
+    opened = opening.open_store(home, timeout=timeout, durability=m.Durability.FULL)
+    opened.close()
+    return opened.settled
+
+
+def _description_anew(home: Path) -> description.Description:
+    """The same store in a new epoch; a new one where its description is lost too."""
+    try:
+        return attrs.evolve(description.read(home), epoch=secrets.token_hex(8))
+    except LayerstoreError:
+        return description.Description(
+            store_id=secrets.token_hex(16),
+            epoch=secrets.token_hex(8),
+            format=description.FORMAT,
+            max_depth=m.DEFAULT_DEPTH,
+            high_water=0,
+        )
+
+
+def _set_aside(home: Path) -> None:
+    """Move database and WAL into quarantine: they are never deleted."""
+    place = home / layout.QUARANTINE / recovery.new_name()
+    for suffix in ("", "-wal", "-shm"):
+        path = home / (layout.DATABASE + suffix)
+        if path.exists():
+            place.mkdir(mode=layout.PRIVATE_MODE, exist_ok=True)
+            path.rename(place / path.name)
+    if place.exists():
+        note = (
+            "The database that 'layerstore db rebuild' replaced. Delete it when it is not needed.\n"
+        )
+        (place / "NOTE").write_text(note)
