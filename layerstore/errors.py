@@ -12,6 +12,7 @@
     │   └── UpperBusy
     ├── Refused                        13   the store's rules forbid it now
     │   ├── StoreExists
+    │   ├── NotAStoresPlace
     │   ├── LayerExists
     │   ├── HasChildren
     │   ├── LayerHeld
@@ -116,6 +117,10 @@ class Refused(LayerstoreError):
 
 class StoreExists(Refused):
     pass
+
+
+class NotAStoresPlace(Refused):
+    """The directory holds what is not a store's: it is not made one by accident."""
 
 
 class LayerExists(Refused):

@@ -173,7 +173,8 @@ class Journal:
         """Move an operation to this owner, if it is still where it was seen."""
         with self.transaction(full=False) as transaction:
             found = transaction.operation(operation.id)
-            if found is None or found.owner != operation.owner:
+            seen = (operation.owner, operation.abandoned)
+            if found is None or (found.owner, found.abandoned) != seen:
                 return False
             if found.owner != self.author.owner or found.abandoned:
                 transaction.append(

@@ -1,7 +1,6 @@
 """Owns making a store, and making its database anew from the tree; no verb on a layer.
 
-Both give a database that asks its first open for a comparison with the tree: a home may hold an
-overlay2 tree before it is a store.
+Both give a database that asks its first open for a comparison with the tree.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from layerstore import events as e
 from layerstore import model as m
 from layerstore.db import engine
 from layerstore.db import statements as sql
-from layerstore.errors import InvalidArgument, LayerstoreError, StoreExists
+from layerstore.errors import InvalidArgument, LayerstoreError, NotAStoresPlace, StoreExists
 from layerstore.fs import durable, layout, locks
 
 
 def initialize(home: Path, *, max_depth: int) -> None:
-    """Make a store at `home`, which may exist and hold an overlay2 tree.
+    """Make a store at `home`, which may be an empty directory.
 
-    Raises StoreExists, CannotCarryOverlay, InvalidArgument. `store.json` comes last: until it is
+    Raises StoreExists, NotAStoresPlace, CannotCarryOverlay, InvalidArgument. `store.json` comes last: until it is
     there, nothing is a store.
     """
     if not 1 <= max_depth <= m.MAX_DEPTH:
@@ -34,6 +33,7 @@ def initialize(home: Path, *, max_depth: int) -> None:
         raise StoreExists(
             f"{home} is a layerstore already.", hint="Open it; 'layerstore status' shows it."
         )
+    _refuse_what_is_there(home)
     _make_own(home)
     with locks.store_to_oneself(os.fspath(home / layout.STORE_LOCK), timeout=30):
         if (home / layout.STORE_FILE).exists():
@@ -65,6 +65,33 @@ def _make_home(home: Path) -> None:
         ) from None
     except OSError as error:
         raise LayerstoreError(f"{home} cannot be made: {error.strerror}.") from error
+
+
+def _refuse_what_is_there(home: Path) -> None:
+    """Only what an initialization that was killed leaves may be there already."""
+    known = {layout.OWN, layout.LINKS, "lost+found"}
+    there = sorted(path.name for path in home.iterdir() if path.name not in known)
+    links = home / layout.LINKS
+    if there or (links.is_dir() and any(links.iterdir())):
+        raise NotAStoresPlace(
+            f"{home} is not empty: it has {', '.join(there[:3]) or 'links to layers'}.",
+            hint="Take an empty directory. If a store was here, 'layerstore db rebuild' makes its "
+            "database anew.",
+        )
+
+
+def _refuse_foreign(home: Path) -> None:
+    """A tree without our own directory may be somebody else's, and corrections would change it."""
+    marks = (
+        home.parent / "image" / home.name / "layerdb",
+        home.parent / f"{home.name}-layers",
+    )
+    for mark in marks:
+        if mark.exists():
+            raise NotAStoresPlace(
+                f"{home} belongs to another program: there is {mark}.",
+                hint="This version does not adopt the trees of others.",
+            )
 
 
 def _make_own(home: Path) -> None:
@@ -120,8 +147,10 @@ def _new_database(home: Path, about: description.Description, first: e.Event) ->
 
 def rebuild(home: Path, *, timeout: float) -> list[m.Settled]:
     """Set the database aside and begin a new journal from the tree, which is not touched."""
-    if not (home / layout.OWN).is_dir() and not (home / layout.LINKS).is_dir():
-        description.read(home)  # raises NoStore
+    if not (home / layout.OWN).is_dir():
+        if not (home / layout.LINKS).is_dir():
+            description.read(home)  # raises NoStore
+        _refuse_foreign(home)
     _make_own(home)
     with locks.store_to_oneself(os.fspath(home / layout.STORE_LOCK), timeout=timeout):
         about = _description_anew(home)

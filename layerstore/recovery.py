@@ -153,6 +153,10 @@ def conclude(
         trace(f"{name}:outcome:after")
         if removed:
             _empty(hands, emptying, trash)
+    except BaseException as error:
+        if removed:
+            _end_failed(hands, emptying, trash, error)
+        raise
     finally:
         with hands.changed:
             hands.active.discard(emptying)
@@ -167,8 +171,8 @@ def _empty(hands: Hands, operation: str, intent: e.TrashEmptyIntended) -> None:
         )
         conclude(hands, operation, intent, plan.done(intent, performed), name=m.Verb.EMPTY)
     except Exception as error:  # noqa: BLE001 - the remove is done; the next recovery tries again
-        log.warning("%s was not emptied: %s", intent.layer, error)
-        _abandon(hands, operation, intent.layer, error)
+        log.warning("%s was not emptied at once: %s", intent.layer, error)
+        _end_failed(hands, operation, intent, error)
 
 
 def _end_failed(hands: Hands, operation: str, intent: e.Intent, error: BaseException) -> None:
@@ -182,12 +186,14 @@ def _end_failed(hands: Hands, operation: str, intent: e.Intent, error: BaseExcep
         still = hands.journal.database.read(sql.SELECT_OPERATION, {"operation": operation})
         if still and rows.operation(still[0]).owner == hands.journal.author.owner:
             _settle_own(hands, operation, intent, reason=_in_short(error))
-    except Exception as second:  # noqa: BLE001 - the first error is the one to raise
+    except BaseException as second:
         log.warning("operation %s could not be settled: %s", operation, second)
         _abandon(hands, operation, intent.layer, second)
+        if not isinstance(second, Exception):
+            raise  # an interruption; else the first error is the one to raise
 
 
-def _abandon(hands: Hands, operation: str, layer: str, error: Exception) -> None:
+def _abandon(hands: Hands, operation: str, layer: str, error: BaseException) -> None:
     """Let anyone settle it. Where even that fails, it is settled at the next touch."""
     if isinstance(error, SyncFailed):
         hands.journal.database.refuse(str(error))
@@ -208,13 +214,15 @@ def settle(hands: Hands, operation: m.Operation) -> m.Settled | None:
     with hands.working_on(operation.id) as mine:
         if not mine or not hands.journal.claim(operation):
             return None
-        trace("settle:claim:after")
         try:
+            trace("settle:claim:after")
             intent = hands.journal.intent_of(operation)
             rule = _settle_own(hands, operation.id, intent, reason="its owner died")
-        except Exception as error:  # noqa: BLE001 - one bad layer never blocks the store
+        except BaseException as error:
             log.warning("operation %s on %s: %s", operation.id, operation.layer, error)
             _abandon(hands, operation.id, operation.layer, error)
+            if not isinstance(error, Exception):
+                raise  # an interruption; else one bad layer never blocks the store
             return m.Settled("failed", operation.layer, _in_short(error), operation.id)
     done = "finished" if rule is state.Rule.REDO else "undone"
     return m.Settled(

@@ -51,10 +51,10 @@ class Store(Reader):
 
     @classmethod
     def initialize(cls, home: str | os.PathLike[str], *, max_depth: int = m.DEFAULT_DEPTH) -> None:
-        """Make `home` a store; its last directory is made if it is missing.
+        """Make `home` a store: an empty directory, or one that is made; its parent must exist.
 
         `max_depth`: how many lower layers a layer may have, 1 to 499. Raises StoreExists,
-        CannotCarryOverlay, InvalidArgument.
+        NotAStoresPlace, CannotCarryOverlay, InvalidArgument.
         """
         making.initialize(_absolute(home), max_depth=max_depth)
 
