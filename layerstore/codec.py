@@ -14,6 +14,7 @@ from cattrs.gen import make_dict_structure_fn
 
 from layerstore import events as e
 from layerstore.errors import JournalDamaged
+from layerstore.model import Verb
 
 TAGS: Final[dict[str, type[Any]]] = {
     "store.initialized.v1": e.StoreInitialized,
@@ -49,7 +50,24 @@ TAGS: Final[dict[str, type[Any]]] = {
 }
 _TAG_OF: Final = {cls: tag for tag, cls in TAGS.items()}
 
+
+
+def _exactly(value: Any, cls: type[Any]) -> Any:
+    """A value of this very type. cattrs would make one: a layer "None" of a null."""
+    if type(value) is not cls:
+        raise TypeError(f"{value!r} is no {cls.__name__}")
+    return value
+
+
+def _strings(value: Any, _: Any) -> tuple[str, ...]:
+    return tuple(_exactly(item, str) for item in _exactly(value, list))
+
+
 _converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)
+for _plain in (str, int, bool):
+    _converter.register_structure_hook(_plain, _exactly)
+_converter.register_structure_hook(Verb, lambda value, _: Verb(value))
+_converter.register_structure_hook_func(lambda cls: cls == tuple[str, ...], _strings)
 for _cls in TAGS.values():
     _converter.register_structure_hook(
         _cls, make_dict_structure_fn(_cls, _converter, _cattrs_forbid_extra_keys=True)

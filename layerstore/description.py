@@ -35,7 +35,7 @@ def read(home: Path) -> Description:
     """The description of the store at `home`; NoStore if there is none."""
     path = home / layout.STORE_FILE
     try:
-        text = path.read_text()
+        content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         if not home.is_dir():
             raise NoStore(f"There is no directory {home}.", hint="Is the path right?") from error
@@ -45,19 +45,29 @@ def read(home: Path) -> Description:
             f"{layout.STORE_FILE} is lost, 'layerstore --home {home} db rebuild'.",
         ) from error
     try:
-        values = json.loads(text)
+        values = json.loads(content)
         if values["format"] > FORMAT:
             raise SchemaTooNew(
                 f"The store at {home} has format {values['format']}; this layerstore knows "
                 f"{FORMAT}.",
                 hint="Use the layerstore that made it, or a newer one.",
             )
-        return Description(**values)
+        return _checked(Description(**values))
     except (ValueError, TypeError, KeyError) as error:
         raise StoreDamaged(
             f"{path} cannot be read: {error}.",
             hint=f"'layerstore --home {home} db rebuild' makes the store's own files anew.",
         ) from error
+
+
+def _checked(found: Description) -> Description:
+    """The same, if every field is of its kind."""
+    texts, numbers = (found.store_id, found.epoch), (found.max_depth, found.high_water)
+    if not all(isinstance(text, str) and text for text in texts):
+        raise ValueError("store_id and epoch are texts")
+    if not all(isinstance(number, int) for number in numbers):
+        raise ValueError("max_depth and high_water are numbers")
+    return found
 
 
 def write(home: Path, description: Description) -> None:

@@ -5,6 +5,7 @@ Both give a database that asks its first open for a comparison with the tree.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from pathlib import Path
@@ -17,7 +18,7 @@ from layerstore import model as m
 from layerstore.db import engine
 from layerstore.db import statements as sql
 from layerstore.errors import InvalidArgument, LayerstoreError, NotAStoresPlace, StoreExists
-from layerstore.fs import durable, layout, locks
+from layerstore.fs import durable, layout, locks, mountinfo
 
 
 def initialize(home: Path, *, max_depth: int) -> None:
@@ -28,17 +29,23 @@ def initialize(home: Path, *, max_depth: int) -> None:
     """
     if not 1 <= max_depth <= m.MAX_DEPTH:
         raise InvalidArgument(f"max_depth must be 1 to {m.MAX_DEPTH}, not {max_depth}.")
+    is_there = os.path.lexists(home)
     _make_home(home)
     if (home / layout.STORE_FILE).exists():
         raise StoreExists(
             f"{home} is a layerstore already.", hint="Open it; 'layerstore status' shows it."
         )
     _refuse_what_is_there(home)
-    _make_own(home)
+    made = _make_own(home)
     with locks.store_to_oneself(os.fspath(home / layout.STORE_LOCK), timeout=30):
         if (home / layout.STORE_FILE).exists():
             raise StoreExists(f"{home} is a layerstore already.")
-        opening.probe_home(home, insist=True)
+        try:
+            _refuse_other_mounts(home)
+            opening.probe_home(home, insist=True)
+        except LayerstoreError:
+            _take_back(made if is_there else [home, *made])
+            raise
         about = description.Description(
             store_id=secrets.token_hex(16),
             epoch=secrets.token_hex(8),
@@ -94,8 +101,32 @@ def _refuse_foreign(home: Path) -> None:
             )
 
 
-def _make_own(home: Path) -> None:
-    """The store's own directories, and `l/`; each may be there already."""
+def _refuse_other_mounts(home: Path) -> None:
+    """Layers are renamed out of staging and into the trash, which no mount may part from the home."""
+    for name in (layout.STAGING, layout.TRASH, layout.LINKS):
+        place = home / name
+        parted = mountinfo.mount_id(os.fspath(place)) != mountinfo.mount_id(os.fspath(home))
+        # Another subvolume of btrfs is no mount, and has another device.
+        if parted or place.stat().st_dev != home.stat().st_dev:
+            raise NotAStoresPlace(
+                f"{place} is not on the file system of {home}.",
+                hint="A store, with everything in it, is one directory on one file system.",
+            )
+
+
+def _take_back(made: list[Path]) -> None:
+    """Remove what a refused initialization made, and nothing that has got content since."""
+    for path in reversed(made):
+        with contextlib.suppress(OSError):
+            if path.is_dir():
+                path.rmdir()
+            else:
+                path.unlink()
+
+
+def _make_own(home: Path) -> list[Path]:
+    """The store's own directories, and `l/`; each may be there already. Those that were not."""
+    made = []
     try:
         for name in (
             layout.OWN,
@@ -105,7 +136,11 @@ def _make_own(home: Path) -> None:
             layout.OWNERS,
             layout.LINKS,
         ):
+            if not (home / name).exists():
+                made.append(home / name)
             (home / name).mkdir(mode=layout.PRIVATE_MODE, exist_ok=True)
+        if not (home / layout.STORE_LOCK).exists():
+            made.append(home / layout.STORE_LOCK)
         descriptor = os.open(home / layout.STORE_LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         os.close(descriptor)
     except OSError as error:
@@ -113,6 +148,7 @@ def _make_own(home: Path) -> None:
             f"{home} cannot be written: {error.strerror}.",
             hint="A store needs a home that it can write to, as root.",
         ) from error
+    return made
 
 
 def _new_database(home: Path, about: description.Description, first: e.Event) -> None:
@@ -122,8 +158,9 @@ def _new_database(home: Path, about: description.Description, first: e.Event) ->
     """
     _set_aside(home)
     path = home / layout.DATABASE
-    fresh = path.with_name(f"{path.name}.new")
-    fresh.unlink(missing_ok=True)
+    fresh = path.with_name(opening.NEW_DATABASE)
+    for suffix in ("", "-wal", "-shm"):
+        fresh.with_name(fresh.name + suffix).unlink(missing_ok=True)
     kind, data = codec.encode(first)
     engine.create(
         os.fspath(fresh),

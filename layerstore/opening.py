@@ -19,7 +19,7 @@ from layerstore import comparison, description, recovery, rows
 from layerstore import model as m
 from layerstore.db import engine
 from layerstore.db import statements as sql
-from layerstore.errors import CannotCarryOverlay, LayerstoreError
+from layerstore.errors import Busy, CannotCarryOverlay, LayerstoreError
 from layerstore.fs import durable, layout, locks, mount, mountinfo, perform, probe
 from layerstore.journal import Author, Journal
 from layerstore.reader import check_database, revision
@@ -66,6 +66,8 @@ def now() -> int:
     return time.time_ns() // 1000
 
 
+NEW_DATABASE = "journal.db.new"
+"""Where a new database is made before it gets its name."""
 COMPARE = "compare"
 """The row of `meta` that asks the next open for a comparison with the tree."""
 
@@ -96,7 +98,9 @@ def open_store(home: Path, *, timeout: float, durability: m.Durability) -> Opene
     about = description.read(home)
     _check_writable(home)
     _migrate_if_older(home, timeout=timeout)
-    shared = locks.SharedStoreLock(os.fspath(home / layout.STORE_LOCK), timeout=timeout)
+    shared = locks.SharedStoreLock(
+        os.fspath(home / layout.STORE_LOCK), timeout=timeout, alone=lambda: _sweep_own(home)
+    )
     try:
         database = engine.Database(
             os.fspath(home / layout.DATABASE),
@@ -122,6 +126,18 @@ def open_store(home: Path, *, timeout: float, durability: m.Durability) -> Opene
     return opened
 
 
+def _sweep_own(home: Path) -> None:
+    """Remove what was killed while it made a file of the store's own, or tried the file system.
+
+    No row tells of these. Whoever calls this has the store to itself.
+    """
+    for path in (home / layout.OWN).iterdir():
+        if path.name.endswith(".tmp") or path.name.startswith(f"{NEW_DATABASE}"):
+            path.unlink()
+    for path in (home / layout.STAGING).glob(f"{probe.PREFIX}*"):
+        probe.clear(os.fspath(path.parent), path.name)
+
+
 def _check_writable(home: Path) -> None:
     if not os.access(home / layout.OWN, os.W_OK):
         raise LayerstoreError(
@@ -131,13 +147,22 @@ def _check_writable(home: Path) -> None:
 
 
 def _migrate_if_older(home: Path, *, timeout: float) -> None:
-    database = engine.ReadDatabase(os.fspath(home / layout.DATABASE), timeout=timeout)
+    """Upgrade, or wait for one who does: it keeps the store open, so looking again is the way in."""
+    deadline = time.monotonic() + timeout
+    while _is_older(home):
+        try:
+            upgrade(home, timeout=min(0.1, timeout))
+        except Busy:
+            if time.monotonic() >= deadline:
+                raise
+
+
+def _is_older(home: Path) -> bool:
+    database = engine.ReadDatabase(os.fspath(home / layout.DATABASE), timeout=30)
     try:
-        older = revision(database) < sql.REVISION
+        return revision(database) < sql.REVISION
     finally:
         database.close()
-    if older:
-        upgrade(home, timeout=timeout)
 
 
 def upgrade(home: Path, *, timeout: float) -> None:
@@ -145,7 +170,8 @@ def upgrade(home: Path, *, timeout: float) -> None:
     from layerstore.db import migrate
 
     with locks.store_to_oneself(os.fspath(home / layout.STORE_LOCK), timeout=timeout):
-        migrate.upgrade(os.fspath(home / layout.DATABASE))
+        if _is_older(home):  # nobody was faster
+            migrate.upgrade(os.fspath(home / layout.DATABASE))
 
 
 def _become_owner(
@@ -163,7 +189,7 @@ def _become_owner(
         row = {
             "id": name,
             "pid": pid,
-            "started": _started(pid),
+            "started": mountinfo.process_start(pid),
             "boot_id": boot_id(),
             "mount_id": mountinfo.mount_id(os.fspath(home)),
             "command": _command()[:200],
@@ -205,15 +231,6 @@ def _command() -> str:
     return " ".join([name, *sys.argv[1:]])
 
 
-def _started(pid: int) -> int:
-    """The start time of a process, in clock ticks since boot; 0 if it is gone."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return 0
-    return int(text.rpartition(")")[2].split()[19])
-
-
 def _probe_if_new_boot(home: Path) -> None:
     try:
         known = json.loads((home / layout.PROBES).read_text()).get("boot_id")
@@ -244,6 +261,7 @@ def settle(hands: recovery.Hands) -> list[m.Settled]:
     for owner in dead:
         if alone or owner not in elsewhere:
             settled.append(recovery.bury(hands, owner))
+    recovery.remove_locks(hands)
     settled += recovery.forget_lost(hands)
     settled += recovery.unmount_unheld(hands)
     return settled

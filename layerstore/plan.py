@@ -121,7 +121,7 @@ def _verify_parent(intent: e.LayerCreateIntended) -> s.Step:
 def _uncreate(operation: str, intent: e.LayerCreateIntended) -> Steps:
     away = layout.trash(operation)
     return (
-        s.MoveToTrash(intent.layer, away, intent.link),
+        s.MoveToTrash(intent.layer, away, intent.link, others_stay=True),
         s.RemoveSymlink(layout.short_link(intent.link), layout.link_target(intent.layer)),
         s.RemoveTree(f"{layout.staging(operation)}-probe"),
         s.RemoveTree(layout.staging(operation)),
@@ -159,12 +159,16 @@ def _unmount_mounted(operation: str, intent: e.LayerMountIntended) -> Steps:
     steps: list[s.Step] = [s.Unmount(layout.merged(intent.layer))]
     if not intent.read_only:
         steps.append(s.ProbeUpper(intent.layer, layout.staging(operation)))
-    steps.append(s.RemoveDirectory(layout.merged(intent.layer)))
+    steps.append(_remove_mountpoint(operation, intent.layer))
     return tuple(steps)
 
 
+def _remove_mountpoint(operation: str, layer: str) -> s.Step:
+    return s.RemoveDirectory(layout.merged(layer), aside=layout.quarantine(operation))
+
+
 def _unmount(operation: str, intent: e.LayerUnmountIntended) -> Steps:
-    gone = s.RemoveDirectory(layout.merged(intent.layer))
+    gone = _remove_mountpoint(operation, intent.layer)
     if intent.reason != "lost":
         return (s.Unmount(layout.merged(intent.layer)), gone)
     if intent.read_only:
@@ -194,11 +198,12 @@ def _remove(operation: str, intent: e.LayerRemoveIntended) -> Steps:
 
 def _unremove(operation: str, intent: e.LayerRemoveIntended) -> Steps:
     """The layer stays; the mount that the remove took down without holders stays down."""
-    del operation
     steps: list[s.Step] = []
     if intent.mounted:
         steps.append(s.Unmount(layout.merged(intent.layer)))
     steps.append(s.RemoveDirectory(layout.merged(intent.layer), full_is_fine=True))
+    if intent.probe:
+        steps.append(s.RemoveTree(layout.staging(operation)))
     return tuple(steps)
 
 

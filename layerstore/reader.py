@@ -29,14 +29,19 @@ _KNOWN_LINKS = 200_000
 """How many link -> id pairs are remembered; a link never comes to mean another layer."""
 
 
+def check_not_newer(path: str, stored: str) -> None:
+    """Raise SchemaTooNew for a revision that this package does not know yet."""
+    if stored > sql.REVISION:
+        raise SchemaTooNew(
+            f"{path} has schema {stored}; this layerstore knows {sql.REVISION}.",
+            hint="Use the layerstore that wrote it, or a newer one.",
+        )
+
+
 def check_database(database: engine.ReadDatabase, about: description.Description) -> None:
     """Raise unless the database has the packaged schema and belongs to this store."""
     stored = revision(database)
-    if stored > sql.REVISION:
-        raise SchemaTooNew(
-            f"{database.path} has schema {stored}; this layerstore knows {sql.REVISION}.",
-            hint="Use the layerstore that wrote it, or a newer one.",
-        )
+    check_not_newer(database.path, stored)
     if stored < sql.REVISION:
         raise StoreDamaged(
             f"{database.path} has the older schema {stored}.",
@@ -59,7 +64,12 @@ def revision(database: engine.ReadDatabase) -> str:
         raise StoreDamaged(
             f"{database.path} is not the database of a layerstore.", hint=error.hint
         ) from error
-    return str(found[0][0]) if found else ""
+    if not found:
+        raise StoreDamaged(
+            f"{database.path} does not say which schema it has.",
+            hint="'layerstore db rebuild' sets it aside and makes it anew from the tree.",
+        )
+    return str(found[0][0])
 
 
 class Reader(Chronicle):
@@ -252,8 +262,8 @@ class Reader(Chronicle):
         return self.layer(found[0][0]).id
 
     def _resolve_path(self, text: str) -> m.LayerId:
-        path = os.path.abspath(text)
-        for candidate in (path, os.path.realpath(path)):
+        for form in (os.path.abspath, os.path.realpath):  # the second one reads the tree
+            candidate = form(text)
             if not candidate.startswith(f"{self._home}/"):
                 continue
             first, _, rest = candidate[len(self._home) + 1 :].partition("/")

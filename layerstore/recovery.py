@@ -108,17 +108,22 @@ def run(hands: Hands, decision: Decision) -> e.Intent | None:
             hands.active.add(operation)
         return intent
 
+    acting = False
     try:
         begin(hands, remember)
         if not decided:
             return None
         operation, intent = decided[0]
         verb = state.verb_of(intent)
+        acting = True
         performed = hands.performer.run(plan.forward(operation, intent), name=verb, first=True)
+        acting = False
         conclude(hands, operation, intent, plan.done(intent, performed), name=verb)
     except BaseException as error:
-        if decided:
-            _end_failed(hands, *decided[0], error)
+        ours = not decided or _end_failed(hands, *decided[0], error)
+        if not ours and acting and isinstance(error, Exception):
+            # A step failed because whoever took this owner for dead had been there.
+            raise OwnerLost(decided[0][0]) from error
         raise
     finally:
         if decided:
@@ -175,22 +180,27 @@ def _empty(hands: Hands, operation: str, intent: e.TrashEmptyIntended) -> None:
         _end_failed(hands, operation, intent, error)
 
 
-def _end_failed(hands: Hands, operation: str, intent: e.Intent, error: BaseException) -> None:
-    """Settle the operation of a call that failed, by the rule that recovery would use."""
+def _end_failed(hands: Hands, operation: str, intent: e.Intent, error: BaseException) -> bool:
+    """Settle the operation of a call that failed, by the rule that recovery would use.
+
+    False: it is no longer this owner's.
+    """
     if isinstance(error, SyncFailed):
         hands.journal.database.refuse(str(error))
-        return
+        return True
     if isinstance(error, OwnerLost | WritesRefused):
-        return  # whoever took it over settles it; where nothing can be journaled, nothing is undone
+        return True  # whoever took it over settles it; where nothing can be journaled, nobody can
     try:
         still = hands.journal.database.read(sql.SELECT_OPERATION, {"operation": operation})
-        if still and rows.operation(still[0]).owner == hands.journal.author.owner:
-            _settle_own(hands, operation, intent, reason=_in_short(error))
+        if not still or rows.operation(still[0]).owner != hands.journal.author.owner:
+            return False
+        _settle_own(hands, operation, intent, reason=_in_short(error))
     except BaseException as second:
         log.warning("operation %s could not be settled: %s", operation, second)
         _abandon(hands, operation, intent.layer, second)
         if not isinstance(second, Exception):
             raise  # an interruption; else the first error is the one to raise
+    return True
 
 
 def _abandon(hands: Hands, operation: str, layer: str, error: BaseException) -> None:
@@ -287,6 +297,16 @@ def bury(hands: Hands, owner: m.Owner) -> m.Settled:
     return m.Settled("released", None, f"process {owner.pid} ({owner.command}) is dead")
 
 
+def remove_locks(hands: Hands) -> None:
+    """Remove the lock files of dead processes that no row calls open."""
+
+    def open_still(owner: str) -> bool:
+        found = hands.journal.database.read(sql.SELECT_OWNER, {"id": owner})
+        return bool(found) and rows.owner(found[0]).closed_at is None
+
+    locks.remove_dead(f"{hands.home}/{layout.OWNERS}", keep=open_still)
+
+
 def unmount_unheld(hands: Hands) -> Iterator[m.Settled]:
     """Unmount what the journal mounted and nobody holds any more."""
     for row in hands.journal.database.read(sql.SELECT_UNHELD_MOUNTS):
@@ -304,11 +324,26 @@ def forget_lost(hands: Hands) -> Iterator[m.Settled]:
             yield from end_mount(hands, mount, reason="lost")
 
 
+def _refuse_if_seen_elsewhere(hands: Hands, tx: Transaction, layer: str) -> None:
+    """Of a mount without an upper the kernel tells nothing: a living process may see what we do not."""
+    for row in tx.all(sql.SELECT_HOLDS_ON, layer=layer):
+        taker = rows.hold(row).taken_by
+        if taker is None or not hands.is_alive(taker.id):
+            continue
+        if not mountinfo.shares_mounts(taker.pid, taker.started):
+            raise UpperBusy(
+                layer, f"process {taker.pid} ({taker.command}) has it in another mount namespace"
+            )
+
+
 def end_mount(hands: Hands, mount: m.Mount, *, reason: str) -> Iterator[m.Settled]:
     """Unmount a layer for `no holder`, or forget a `lost` mount, if that still holds."""
 
     def decision(tx: Transaction, _: str) -> e.Intent | None:
-        return decide.unmount(tx, mount.layer, reason=reason)
+        intent = decide.unmount(tx, mount.layer, reason=reason)
+        if intent is not None and reason == "lost" and intent.read_only:
+            _refuse_if_seen_elsewhere(hands, tx, mount.layer)
+        return intent
 
     try:
         if run(hands, decision) is not None:

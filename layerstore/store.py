@@ -23,13 +23,14 @@ from layerstore.db import statements as sql
 from layerstore.errors import (
     Busy,
     ForkedStore,
+    InvalidArgument,
     LayerHeld,
     LayerstoreError,
     UnknownHolder,
 )
 from layerstore.fs import layout
 from layerstore.journal import InFlight, Transaction
-from layerstore.reader import Reader, revision
+from layerstore.reader import Reader, check_not_newer, revision
 
 
 class Store(Reader):
@@ -121,6 +122,7 @@ class Store(Reader):
     def upgrade(cls, home: str | os.PathLike[str], *, timeout: float = 30) -> tuple[str, str]:
         """Bring the schema up to date, after a copy; the revision before and after."""
         before, after = cls.revision(home)
+        check_not_newer(os.fspath(_absolute(home) / layout.DATABASE), before)
         if before < after:
             opening.upgrade(_absolute(home), timeout=timeout)
         return before, cls.revision(home)[0]
@@ -206,8 +208,16 @@ class Store(Reader):
                 durable=self._hands.full,
             )
 
-        self._operate(decision)
-        return self.layer(layer)
+        while True:
+            try:
+                self._operate(decision)
+            except LayerHeld as held:
+                # The parent is mounted read-write: in the way only if somebody living holds it.
+                ended = self._end_dead_holds(held.layer)
+                if not self._unmount(held.layer, "no holder") and not ended:
+                    raise held from None
+            else:
+                return self.layer(layer)
 
     # --- get and put --------------------------------------------------------------------------
 
@@ -335,6 +345,8 @@ class Store(Reader):
                     return recovery.run(self._hands, decision)
                 except InFlight as blocked:
                     pause = self._wait(blocked.operation, deadline, pause)
+        except UnicodeEncodeError as error:
+            raise InvalidArgument(f"{error.object!r} is not a text in UTF-8.") from error
         finally:
             self._working.now = False
 

@@ -33,7 +33,7 @@ class Tree:
 
     layers: Mapping[str, LayerFiles]
     links: Mapping[str, str]
-    """What each `l/<LINK>` reads; empty where it is no link or reads nothing."""
+    """What each `l/<LINK>` reads; empty where it reads nothing, NOT_A_LINK where it is none."""
     staging: frozenset[str]
     trash: Mapping[str, str]
     """The link of what lies in `trash/<operation>`; empty where it has none."""
@@ -98,7 +98,8 @@ def survey(home: str) -> Tree:
     links = {}
     for name in _listed(f"{home}/{layout.LINKS}"):
         if LINK_PATTERN.fullmatch(name):
-            links[name] = files.read_symlink(f"{home}/{layout.short_link(name)}")
+            path = f"{home}/{layout.short_link(name)}"
+            links[name] = files.read_symlink(path) if os.path.islink(path) else files.NOT_A_LINK
         else:
             strangers.append(layout.short_link(name))
     trash = {

@@ -12,10 +12,12 @@ from typing import Any, Final
 
 import alembic.command
 import alembic.config
+import alembic.util
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
 from layerstore.db import engine
+from layerstore.errors import StoreDamaged
 from layerstore.fs import durable
 
 SCRIPTS: Final = "layerstore:migrations"
@@ -73,4 +75,10 @@ def run(database: sa.Engine, revision: str) -> None:
         config = alembic.config.Config()
         config.set_main_option("script_location", SCRIPTS)
         config.attributes["connection"] = connection
-        alembic.command.upgrade(config, revision)
+        try:
+            alembic.command.upgrade(config, revision)
+        except alembic.util.CommandError as error:
+            raise StoreDamaged(
+                f"The schema of {database.url.database} is not known: {error}.",
+                hint="'layerstore db rebuild' sets it aside and makes it anew from the tree.",
+            ) from error

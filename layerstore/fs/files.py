@@ -18,6 +18,7 @@ def read_symlink(path: str) -> str:
 
 
 NOT_A_FILE = "<not a regular file>"
+NOT_A_LINK = "<not a symbolic link>"
 
 
 def _read_small(path: str) -> str | None:

@@ -15,7 +15,7 @@
         ├── journal.db (+ -wal, -shm)     0600
         ├── staging/<operation>/          what a create is building; never the only copy of anything
         ├── trash/<operation>/            what a remove has renamed away
-        ├── quarantine/<operation>/<name> what a rebuild set aside
+        ├── quarantine/<operation>/<name> what was set aside, with a note saying why
         └── owners/<owner>.lock           held by flock for the life of the process
 
 Every function returns a path relative to the home, as a string: hot paths join strings.
@@ -91,6 +91,10 @@ def staging(operation: str) -> str:
 
 def trash(operation: str) -> str:
     return f"{TRASH}/{operation}"
+
+
+def quarantine(operation: str) -> str:
+    return f"{QUARANTINE}/{operation}"
 
 
 def owner_lock(owner: str) -> str:

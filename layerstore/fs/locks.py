@@ -11,7 +11,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from layerstore.errors import Busy, NoStore
 
@@ -24,15 +24,23 @@ class OwnerLock:
         directory, name = os.path.split(path)
         temporary = f"{directory}/.{name}.tmp"
         self._path = path
+        while not self._locked_and_named(temporary):
+            pass
+
+    def _locked_and_named(self, temporary: str) -> bool:
+        """False: before it was locked, somebody took it for what a dead process left."""
         self._descriptor = os.open(
             temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
         )
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.rename(temporary, path)
-        except BaseException:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            os.rename(temporary, self._path)
+        except BaseException as error:
             os.close(self._descriptor)
+            if isinstance(error, FileNotFoundError) and os.path.isdir(os.path.dirname(temporary)):
+                return False
             raise
+        return True
 
     def release(self) -> None:
         """Unlink first: a lock file that can be taken means a death."""
@@ -63,10 +71,25 @@ def is_alive(path: str) -> bool:
     return False
 
 
+def remove_dead(directory: str, *, keep: Callable[[str], bool]) -> None:
+    """Unlink every lock file that nobody has, unless `keep(owner)` wants it.
+
+    A process killed while it opened or closed a store leaves one that no row tells of.
+    """
+    for name in os.listdir(directory):
+        path = f"{directory}/{name}"
+        if not is_alive(path) and not keep(name.removesuffix(".lock")):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+
+
 class SharedStoreLock:
     """Held by every owner while it is open, so that nobody has the store to itself."""
 
-    def __init__(self, path: str, *, timeout: float) -> None:
+    def __init__(
+        self, path: str, *, timeout: float, alone: Callable[[], None] = lambda: None
+    ) -> None:
+        """`alone` is called first where nobody has the store open, and while nobody can open it."""
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError as error:
@@ -74,6 +97,13 @@ class SharedStoreLock:
                 f"The store's lock file {path} is missing.",
                 hint="'layerstore db rebuild' makes the store's own files anew.",
             ) from error
+        try:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                alone()
+        except BaseException:
+            self.close()
+            raise
         deadline = time.monotonic() + timeout
         pause = 0.001
         while True:

@@ -71,6 +71,24 @@ def mount_namespace() -> int:
     return os.stat("/proc/self/ns/mnt").st_ino
 
 
+def process_start(pid: int) -> int:
+    """The start time of a process, in clock ticks since boot; 0 if it is gone."""
+    try:
+        stat = _read(f"/proc/{pid}/stat")
+    except OSError:
+        return 0
+    return int(stat.rpartition(b")")[2].split()[19])
+
+
+def shares_mounts(pid: int, started: int) -> bool:
+    """Whether this process is to be seen here, and sees the mounts that are seen here."""
+    try:
+        namespace = os.stat(f"/proc/{pid}/ns/mnt").st_ino
+    except OSError:
+        return False
+    return process_start(pid) == started and namespace == mount_namespace()
+
+
 def parse_mountinfo(text: bytes) -> list[MountEntry]:
     """The entries of a mountinfo file; lines that are not of its form are passed over."""
     entries: list[MountEntry] = []

@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from layerstore.errors import LayerDamaged, LayerstoreError, UpperBusy
+from layerstore.errors import LayerDamaged, LayerExists, LayerstoreError, UpperBusy
 from layerstore.fs import durable, files, layout, mount, mountinfo, syscalls, tree, upper
 from layerstore.fs import steps as s
 from layerstore.fs.trace import trace
@@ -41,6 +42,12 @@ class Performer:
 
     def _verify(self, step: s.VerifyLayer, _: s.Performed, __: bool) -> None:
         files.verify(self._home, step.layer, step.link, step.lower)
+        if not self._is_own_directory(layout.diff(step.layer)):
+            raise LayerDamaged(step.layer, "its diff directory is missing")
+        # A layer that has children is mounted without it.
+        writable = step.lower and not os.path.lexists(self.path(layout.committed(step.layer)))
+        if writable and not self._is_own_directory(layout.work(step.layer)):
+            raise LayerDamaged(step.layer, "its work directory is missing")
         for link, layer in step.chain:
             name = layout.short_link(link)
             try:
@@ -54,6 +61,15 @@ class Performer:
                     step.layer,
                     f"{name} leads to {target!r} instead of {layout.link_target(layer)!r}",
                 )
+            if not self._is_own_directory(layout.diff(layer)):
+                raise LayerDamaged(step.layer, f"{layout.diff(layer)} is no directory")
+
+    def _is_own_directory(self, relative: str) -> bool:
+        """A directory in its place, and no link to another one."""
+        try:
+            return stat.S_ISDIR(os.lstat(self.path(relative)).st_mode)
+        except OSError:
+            return False
 
     def _make_directory(self, step: s.MakeDirectory, _: s.Performed, first: bool) -> None:
         try:
@@ -88,23 +104,22 @@ class Performer:
         except FileExistsError:
             if files.read_symlink(path) == step.target:
                 return
-            if files.read_symlink(path):
+            if files.read_symlink(path) or not os.path.islink(path):
                 raise
             os.unlink(path)  # an empty link is what a power cut leaves on some file systems
             os.symlink(step.target, path)
 
     def _publish(self, step: s.Publish, _: s.Performed, __: bool) -> None:
-        target = self.path(step.target)
-        syscalls.renameat2(
-            syscalls.AT_FDCWD,
-            self.path(step.source),
-            syscalls.AT_FDCWD,
-            target,
-            syscalls.RENAME_NOREPLACE,
-        )
+        at, flags = syscalls.AT_FDCWD, syscalls.RENAME_NOREPLACE
+        try:
+            syscalls.renameat2(at, self.path(step.source), at, self.path(step.target), flags)
+        except FileExistsError as error:
+            raise LayerExists(step.target, where="tree") from error
 
     def _move_to_trash(self, step: s.MoveToTrash, _: s.Performed, __: bool) -> None:
         found = files.read_link(self._home, step.layer)
+        if step.others_stay and found != step.link:
+            return
         if found is None:
             if os.path.lexists(self.path(step.layer)):
                 raise LayerDamaged(step.layer, "its link file is missing, so it is not touched")
@@ -132,8 +147,18 @@ class Performer:
         except FileNotFoundError:
             pass
         except OSError as error:
-            if error.errno != errno.ENOTEMPTY or not step.full_is_fine:
+            if error.errno != errno.ENOTEMPTY or not (step.full_is_fine or step.aside):
                 raise
+            if step.aside:
+                self._set_aside(step)
+
+    def _set_aside(self, step: s.RemoveDirectory) -> None:
+        """Keep what was written into a mountpoint while nothing was mounted there."""
+        place = self.path(step.aside)
+        os.makedirs(place, layout.PRIVATE_MODE, exist_ok=True)
+        note = f"{step.path} was not mounted, and not empty. Delete this when it is not needed.\n"
+        durable.write_file(f"{place}/NOTE", note, mode=0o600, synced=False)
+        os.rename(self.path(step.path), f"{place}/{os.path.basename(step.path)}")
 
     def _remove_tree(self, step: s.RemoveTree, performed: s.Performed, _: bool) -> None:
         directory, name = os.path.split(self.path(step.path))

@@ -50,6 +50,9 @@ FILE_SYSTEMS = {
     0x2FC12FC1: "zfs",
 }
 
+PREFIX = "probe-"
+"""What the names of directories begin with that something is tried in."""
+
 _OPAQUE = "trusted.overlay.opaque"
 _REDIRECT = "trusted.overlay.redirect"
 
@@ -94,7 +97,7 @@ def probe_home(home: str, scratch: str) -> Capabilities:
 
     A missing capability is a False; OSError only if ``scratch`` cannot be written.
     """
-    name = f"probe-{secrets.token_hex(8)}"
+    name = f"{PREFIX}{secrets.token_hex(8)}"
     place = f"{scratch}/{name}"
     os.mkdir(place, 0o700)
     try:
@@ -119,13 +122,20 @@ def probe_home(home: str, scratch: str) -> Capabilities:
             problem=_problem(file_system, overlay, d_type=d_type, noreplace=noreplace),
         )
     finally:
-        while _answers(lambda: unmount(f"{place}/merged", wait=0) is not Unmounted.NOT_MOUNTED):
-            pass
-        fd = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            remove_tree(fd, name)
-        finally:
-            os.close(fd)
+        clear(scratch, name)
+
+
+def clear(scratch: str, name: str) -> None:
+    """Remove a directory that was tried in, also one that a killed process left mounted."""
+    while _answers(
+        lambda: unmount(f"{scratch}/{name}/merged", wait=0) is not Unmounted.NOT_MOUNTED
+    ):
+        pass
+    fd = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        remove_tree(fd, name)
+    finally:
+        os.close(fd)
 
 
 def _problem(file_system: str, overlay: _Overlay, *, d_type: bool, noreplace: bool) -> str | None:
@@ -197,6 +207,8 @@ def _try_overlay(place: str) -> _Overlay:
         result.native_diff = marked and _answers(lambda: _diff_is_native(upper, merged))
     finally:
         unmount(merged)
+        # A mount namespace that was made meanwhile has a copy of the mount, which this takes away.
+        _answers(lambda: os.rmdir(merged) is None)
     result.busy_seen = busy and _answers(lambda: upper_is_free(upper, asking))
     if not result.works:
         result.reason = "what is mounted does not show the layers"

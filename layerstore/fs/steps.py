@@ -97,11 +97,15 @@ class Publish:
 
 @attrs.frozen
 class MoveToTrash:
-    """Rename a layer away if its `link` reads `link`; nothing to do if it is gone."""
+    """Rename a layer away if its `link` reads `link`; nothing to do if it is gone.
+
+    `others_stay`: what has another `link`, or none, was never the operation's, and is left alone.
+    """
 
     layer: str
     target: str
     link: str
+    others_stay: bool = False
 
     def describe(self) -> str:
         return f"move {self.layer} to {self.target}"
@@ -133,11 +137,13 @@ class RemoveSymlink:
 class RemoveDirectory:
     """rmdir; an absent one is fine. Evicts mounts of it in other mount namespaces.
 
-    `full_is_fine`: one that is not empty is left to whoever removes the tree around it.
+    `full_is_fine`: one that is not empty is left to whoever removes the tree around it. `aside`: a
+    new directory that one that is not empty is moved into, with a note.
     """
 
     path: str
     full_is_fine: bool = False
+    aside: str = ""
 
     def describe(self) -> str:
         return f"remove directory {self.path}"

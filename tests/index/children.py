@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import select
 import signal
 import traceback
 from collections.abc import Callable, Iterator
@@ -92,3 +93,31 @@ def running(work: Callable[[], Any]) -> Iterator[Child]:
             os.waitpid(child.pid, 0)
         with contextlib.suppress(OSError):
             os.close(child._pipe)
+
+
+class Gate:
+    """Lets processes wait for each other: what was opened before the fork joins both sides."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe()
+
+    def open(self, times: int = 1) -> None:
+        """Let so many pass."""
+        os.write(self._writer, b"x" * times)
+
+    def wait(self, times: int = 1) -> None:
+        """Pass as often as said; fails after half a minute rather than hang."""
+        for _ in range(times):
+            ready, _, _ = select.select([self._reader], [], [], 30)
+            assert ready, "nobody opened the gate"
+            os.read(self._reader, 1)
+
+    def close(self) -> None:
+        os.close(self._reader)
+        os.close(self._writer)
+
+    def __enter__(self) -> Gate:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -11,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from layerstore import Reader, Store, opening
+from layerstore import Reader, Store
 from layerstore.audit import audit
 from layerstore.db import engine, migrate
 from layerstore.db import statements as sql
 from layerstore.errors import Busy, SchemaTooNew, StoreDamaged
-from layerstore.fs import layout, locks
+from layerstore.fs import layout
 from tests.cli.running import Program
 from tests.index import children
 from tests.schema.conftest import NEW, OLD
@@ -35,9 +36,15 @@ def saved(home: Path) -> Path:
 
 
 def own_files(home: Path) -> dict[str, bytes]:
-    """The bytes of every file of the store's own."""
+    """The bytes of every file of the store's own, but for those that any opening of it makes.
+
+    SQLite makes `-shm` and an empty `-wal` also for a connection that may only read.
+    """
     own = home / layout.OWN
-    return {str(path.relative_to(own)): path.read_bytes() for path in own.rglob("*") if path.is_file()}
+    found = {str(path.relative_to(own)): path.read_bytes() for path in own.rglob("*") if path.is_file()}
+    found.pop("journal.db-shm", None)
+    assert b"" == found.pop("journal.db-wal", b"")
+    return found
 
 
 def set_revision(home: Path, revision: str) -> None:
@@ -87,10 +94,11 @@ def test_the_upgrade_has_the_store_to_itself(
     upgrade = migrate.upgrade
 
     def watched(path: str, **options: Any) -> str:
-        try:
-            locks.SharedStoreLock(str(old_home / layout.STORE_LOCK), timeout=0).close()
-        except Busy:
-            seen.append("locked")
+        with (old_home / layout.STORE_LOCK).open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                seen.append("locked")
         return upgrade(path, **options)
 
     monkeypatch.setattr(migrate, "upgrade", watched)
@@ -100,65 +108,51 @@ def test_the_upgrade_has_the_store_to_itself(
 
 def test_a_process_that_has_the_store_open_makes_it_busy(old_home: Path, newer_package: str) -> None:
     """The schema is not changed under an older process: the open fails, and changes nothing."""
-    reader, writer = os.pipe()
-    done, finish = os.pipe()
+    with children.Gate() as opened, children.Gate() as done:
 
-    def hold() -> None:
-        sql.REVISION = OLD  # type: ignore[misc]  # an older package
-        with Store.open(old_home) as store:
-            os.write(writer, b"x")
-            os.read(done, 1)
-            store.create("meanwhile")
+        def hold() -> None:
+            sql.REVISION = OLD  # type: ignore[misc]  # an older package
+            with Store.open(old_home) as store:
+                opened.open()
+                done.wait()
+                store.create("meanwhile")
 
-    with children.running(hold) as holder:
-        assert b"x" == os.read(reader, 1)
-        with pytest.raises(Busy, match="open in another process"):
-            Store.open(old_home, timeout=0.1)
-        assert not saved(old_home).exists()
-        os.write(finish, b"x")
-        assert children.Ended(0, 0) == holder.wait()
+        with children.running(hold) as holder:
+            opened.wait()
+            with pytest.raises(Busy, match="open in another process"):
+                Store.open(old_home, timeout=0.1)
+            assert not saved(old_home).exists()
+            done.open()
+            assert children.Ended(0, 0) == holder.wait()
     with Store.open(old_home) as store:
         assert ["base", "child", "meanwhile"] == ids(store)
-    for descriptor in (reader, writer, done, finish):
-        os.close(descriptor)
 
 
 def test_processes_that_start_together_all_get_in(old_home: Path, newer_package: str) -> None:
     """Several processes meet the old schema at once: one upgrades it, and all can work at once."""
-    ready, arrived = os.pipe()
-    go, start = os.pipe()
-    leave, end = os.pipe()
+    with children.Gate() as arrived, children.Gate() as go, children.Gate() as leave:
 
-    def come() -> str:
-        opening.now()
-        os.write(arrived, b"r")
-        os.read(go, 1)
-        store = Store.open(old_home, timeout=20)
-        os.write(arrived, b"i")
-        os.read(leave, 1)  # all are in before the first one leaves
-        name = f"by-{os.getpid()}"
-        store.create(name)
-        store.close()
-        return name
+        def come() -> str:
+            arrived.open()
+            go.wait()
+            store = Store.open(old_home, timeout=20)
+            arrived.open()
+            leave.wait()  # all are in before the first one leaves
+            name = f"by-{os.getpid()}"
+            store.create(name)
+            store.close()
+            return name
 
-    def count(wanted: int) -> bytes:
-        found = b""
-        while len(found) < wanted:
-            found += os.read(ready, wanted - len(found))
-        return found
-
-    started = [children.start(come) for _ in range(4)]
-    assert b"rrrr" == count(4)
-    os.write(start, b"gggg")
-    assert b"iiii" == count(4)
-    os.write(end, b"llll")
-    names = {child.wait().result for child in started}
+        started = [children.start(come) for _ in range(4)]
+        arrived.wait(4)
+        go.open(4)
+        arrived.wait(4)
+        leave.open(4)
+        names = {child.wait().result for child in started}
     with Store.open(old_home) as store:
         assert {"base", "child"} | names == set(ids(store))
     copies = [path.name for path in (old_home / layout.OWN).glob("*.before-*")]
     assert [saved(old_home).name] == copies
-    for descriptor in (ready, arrived, go, start, leave, end):
-        os.close(descriptor)
 
 
 class Killer:

@@ -1,0 +1,104 @@
+"""The benchmarks: every verb against the least that its system calls and commits can cost.
+
+`make bench` runs this; docs/benchmarks.md says how to read it. BIG=1 in the environment adds stores
+of 100,000 layers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+# From a checkout too, where the package may not be installed.
+sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
+
+import cases
+import check
+import table
+from measure import NotAlike, Row, measure
+from place import place
+
+from layerstore.errors import LayerstoreError
+from layerstore.fs import mount
+
+
+def main() -> int:
+    options = _options()
+    if os.geteuid() != 0:
+        print("The benchmarks mount and unmount, which takes root.", file=sys.stderr)
+        return 1
+    big = os.environ.get("BIG", "") not in ("", "0")
+    with place(big=big) as where:
+        chosen = [
+            row for row in cases.rows(where.path, big=big) if _matches(row.name, options.only)
+        ]
+        if not mount.has_lowerdir_plus():
+            print("note: this kernel has no `lowerdir+`, which the floor of a mount uses")
+            chosen = [row for row in chosen if " get " not in row.name]
+        if not chosen:
+            print(f"No row matches {options.only!r}.", file=sys.stderr)
+            return 2
+        if options.trace:
+            check.trace(chosen[0], options.trace)
+            return 0
+        if options.check_floors:
+            return _check(chosen)
+        return _measure(chosen, options, where.file_system)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, metavar="N", help="turns per row (default 21)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
+    parser.add_argument("--only", default="*", metavar="PATTERN", help="rows by name, as a glob")
+    parser.add_argument("--quick", action="store_true", help="few and short turns: does it run?")
+    parser.add_argument(
+        "--check-floors",
+        action="store_true",
+        help="count the system calls of both sides with strace, instead of timing them",
+    )
+    parser.add_argument("--trace", choices=("ours", "floor"), help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return name == pattern or fnmatch.fnmatchcase(name, f"*{pattern}*")
+
+
+def _measure(rows: list[Row], options: argparse.Namespace, file_system: str) -> int:
+    rounds = options.rounds or (3 if options.quick else 21)
+    known = table.facts(file_system)
+    width = max(len(row.name) for row in rows)
+    print(table.heading(known, rounds))
+    print(f"\n{table.head(width)}")
+    results, failed = [], 0
+    for row in rows:
+        try:
+            results.append(measure(row, rounds=rounds, quick=options.quick))
+        except (NotAlike, LayerstoreError, OSError, subprocess.SubprocessError) as error:
+            failed += 1
+            print(f"{row.name}: {type(error).__name__}: {error}", file=sys.stderr)
+        else:
+            print(table.row(results[-1], width), flush=True)
+    if options.json:
+        table.write_json(options.json, known, rounds, results)
+    return 1 if failed else 0
+
+
+def _check(rows: list[Row]) -> int:
+    unexplained = 0
+    for row in rows:
+        if row.traced:
+            lines = check.compare(row)
+            unexplained += sum(line.startswith("!") for line in lines)
+            print("\n".join(lines), flush=True)
+    print(f"{unexplained} differences that are not explained")
+    return 1 if unexplained else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

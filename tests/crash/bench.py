@@ -1,0 +1,390 @@
+"""Owns the rounds: copy a home, let a process die in it at one point, mend it, judge it.
+
+The process that this module works in is the fork server: it has imported everything, and never has
+a store or a database open. Every round is a forked child or two.
+
+What the server keeps about a home is a Snapshot: names, bytes, modes, attributes and mounts, so that
+a round begins with some hundred system calls instead of a build. Descriptors of the journal are
+opened and closed here while no SQLite of this process has it open, and none of another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import json
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+
+from layerstore import codec
+from layerstore.fs import mount, mountinfo, trace
+from tests.crash import shim
+from tests.crash.invariants import Violation, judge, mend, mounts_below
+from tests.crash.model import Live, State, ladder, line
+from tests.crash.scenarios import SCENARIOS, TEMPLATES, Scenario
+
+STOPPED = 77
+"""The exit status of a process that stopped itself at a trace point."""
+PATIENCE = 90
+"""Seconds after which a child that hangs is ended, and counts as a failure."""
+
+Mode = Literal["before", "after", "torn"]
+MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+@attrs.frozen
+class Fault:
+    """Where a process dies: at the n-th mutating call, or at the n-th trace point; -1: nowhere."""
+
+    kind: Literal["call", "point"]
+    index: int
+    mode: Mode = "before"
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.index}:{self.mode}"
+
+    @classmethod
+    def parse(cls, text: str) -> Fault:
+        kind, index, mode = text.split(":")
+        return cls(kind, int(index), mode)  # type: ignore[arg-type]
+
+
+@attrs.frozen
+class Ended:
+    """How a child ended, and what it said before."""
+
+    status: int
+    lines: list[Any]
+
+    @property
+    def died(self) -> bool:
+        """It died of the fault."""
+        killed = os.WIFSIGNALED(self.status) and os.WTERMSIG(self.status) == signal.SIGKILL
+        stopped = os.WIFEXITED(self.status) and os.WEXITSTATUS(self.status) == STOPPED
+        return killed or stopped
+
+    @property
+    def finished(self) -> bool:
+        return self.status == 0
+
+    @property
+    def acknowledged(self) -> list[dict[str, Any]]:
+        return [entry["value"] for entry in self.lines if "value" in entry]
+
+    @property
+    def names(self) -> list[str]:
+        """The calls or points that were passed, in order, where it lived to say so."""
+        return next((entry["names"] for entry in self.lines if "names" in entry), [])
+
+    @property
+    def error(self) -> str:
+        found = [entry["error"] for entry in self.lines if "error" in entry]
+        return found[0] if found else f"wait status {self.status}"
+
+
+@attrs.frozen
+class Snapshot:
+    """A home as it lies on the disk, and what is mounted in it."""
+
+    entries: tuple[tuple[str, str, int, Any, tuple[tuple[str, bytes], ...]], ...]
+    """Path, kind, mode, content or target, extended attributes; directories before what they hold."""
+    mounted: tuple[str, ...]
+
+    @classmethod
+    def take(cls, home: Path) -> Snapshot:
+        entries: list[Any] = []
+        mounted: list[str] = []
+
+        def walk(directory: str, relative: str) -> None:
+            for entry in sorted(os.scandir(directory), key=lambda found: found.name):
+                name = f"{relative}{entry.name}"
+                mode = entry.stat(follow_symlinks=False).st_mode & 0o7777
+                if entry.is_symlink():
+                    entries.append((name, "link", mode, os.readlink(entry.path), ()))
+                    continue
+                kept = tuple((key, os.getxattr(entry.path, key)) for key in os.listxattr(entry.path))
+                if not entry.is_dir():
+                    content = Path(entry.path).read_bytes()
+                    entries.append((name, "file", mode, content, kept))
+                    continue
+                over = entry.name == "merged" and mountinfo.is_mount_root(entry.path)
+                entries.append((name, "directory", 0o700 if over else mode, None, kept * (not over)))
+                if over:
+                    mounted.append(relative.rstrip("/"))
+                else:
+                    walk(entry.path, f"{name}/")
+
+        walk(os.fspath(home), "")
+        return cls(tuple(entries), tuple(mounted))
+
+    def restore(self, home: Path) -> None:
+        """Make the home anew, which must not exist."""
+        root = os.fspath(home)
+        os.mkdir(root, 0o710)
+        for name, kind, mode, content, attributes in self.entries:
+            path = f"{root}/{name}"
+            if kind == "link":
+                os.symlink(content, path)
+                continue
+            if kind == "directory":
+                os.mkdir(path, mode)
+            else:
+                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+                if content:
+                    os.write(descriptor, content)
+                os.close(descriptor)
+            for key, value in attributes:
+                os.setxattr(path, key, value)
+        for layer in self.mounted:
+            _mount(root, layer)
+
+
+def _mount(home: str, layer: str) -> None:
+    """Mount a layer as the store does: read-only with its own content in front once it is committed."""
+    directory = f"{home}/{layer}"
+    lowers = tuple(f"{home}/{part}" for part in Path(f"{directory}/lower").read_text().split(":"))
+    if os.path.exists(f"{directory}/committed"):
+        options = mount.OverlayOptions((f"{directory}/diff", *lowers), None, None)
+    else:
+        options = mount.OverlayOptions(lowers, f"{directory}/diff", f"{directory}/work")
+    mount.mount_overlay(f"{directory}/merged", options, home=home)
+
+
+Patch = Callable[[], contextlib.AbstractContextManager[None]]
+
+
+@attrs.define
+class Bench:
+    """One scenario's place of work."""
+
+    place: Path
+    scenario: Scenario
+    patch: Patch = contextlib.nullcontext
+    """What a mutant changes, for the scenario and the recovery from it."""
+    start: Snapshot | None = None
+    first: State = attrs.Factory(State)
+    links: dict[str, str] = attrs.Factory(dict)
+    kept: list[int] = attrs.Factory(list)
+    """Descriptors that a child left for after its death."""
+
+    @property
+    def home(self) -> Path:
+        return self.place / "home"
+
+    # --- children -----------------------------------------------------------------------------
+
+    def child(self, work: Callable[[Live, Callable[[Any], None]], None]) -> Ended:
+        """Run `work` in a forked child, with a function that says a line to this process.
+
+        Kept descriptors pass to the child: when it closes them, nobody has them any more.
+        """
+        read, write = os.pipe()
+        ours, theirs = socket.socketpair()
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                os.close(read)
+                ours.close()
+                signal.alarm(PATIENCE)
+                shim.ignore(write)
+                work(Live(self.home, theirs), lambda value: _say(write, value))
+                code = 0
+            except BaseException:  # noqa: BLE001 - it is told to the server
+                shim.disarm()
+                trace.set_trace(None)
+                _say(write, {"error": traceback.format_exc(limit=-6)})
+            finally:
+                os._exit(code)
+        os.close(write)
+        theirs.close()
+        self.drop_descriptors()
+        said = b""
+        while chunk := os.read(read, 1 << 16):
+            said += chunk
+        os.close(read)
+        _, status = os.waitpid(pid, 0)
+        self._take_descriptors(ours)
+        ours.close()
+        # A line that was cut short was not acknowledged.
+        lines = [json.loads(text) for text in said.split(b"\n")[:-1]]
+        return Ended(status, lines)
+
+    def _take_descriptors(self, end: socket.socket) -> None:
+        end.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                data, descriptors, _, _ = socket.recv_fds(end, 16, 4)
+                self.kept += descriptors
+                if not data:
+                    return
+
+    def drop_descriptors(self) -> None:
+        for descriptor in self.kept:
+            os.close(descriptor)
+        self.kept.clear()
+
+    # --- the parts of a round -----------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Build the template, once."""
+        template = TEMPLATES[self.scenario.template]
+        self.clean()
+
+        def build(live: Live, say: Callable[[Any], None]) -> None:
+            for verb in template.verbs:
+                say({"value": verb.act(live)})
+            if live.store is not None:
+                say({"seq": live.store.last_seq() if not live.store._closed else 0})
+
+        if template.exists:
+            ended = self.child(build)
+            self.drop_descriptors()
+            if not ended.finished:
+                raise RuntimeError(f"template {self.scenario.template}: {ended.error}")
+            self.links = _links(ended)
+            if template.tamper is not None:
+                tamper = template.tamper
+                ended = self.child(lambda live, say: tamper(live.home))
+                if not ended.finished:
+                    raise RuntimeError(f"template {self.scenario.template}: {ended.error}")
+            self.start = Snapshot.take(self.home)
+            if template.mounted is not None:
+                self.start = attrs.evolve(self.start, mounted=template.mounted)
+        _warm_up()
+        self.first = template.expect(ladder(State(), template.verbs)[-1][-1])
+        gc.disable()  # a collection would write to every page that the children share
+        gc.freeze()
+
+    def clean(self) -> None:
+        """Nothing of a round is left, in the kernel or on the disk."""
+        self.drop_descriptors()
+        for point in reversed(mounts_below(self.place)):
+            if libc.umount2(os.fsencode(point), MNT_DETACH | UMOUNT_NOFOLLOW) != 0:
+                raise OSError(ctypes.get_errno(), "umount2", point)
+        if self.home.exists():
+            shutil.rmtree(self.home)
+
+    def renew(self, snapshot: Snapshot | None) -> None:
+        self.clean()
+        if snapshot is not None:
+            snapshot.restore(self.home)
+
+    def act(self, fault: Fault) -> Ended:
+        """The scenario in a fresh copy, with one fault; its process is dead afterwards."""
+        self.renew(self.start)
+
+        def work(live: Live, say: Callable[[Any], None]) -> None:
+            with self.patch():
+                for verb in self.scenario.given:
+                    verb.act(live)
+                with armed(fault, say):
+                    for verb in self.scenario.when:
+                        value = verb.act(live)
+                        if live.store is not None and not live.store._closed:
+                            value["seq"] = live.store.last_seq()
+                        say({"value": value})
+
+        return self.child(work)
+
+    def recover(self, fault: Fault) -> Ended:
+        """What the user does next, with a fault of its own."""
+
+        def work(live: Live, say: Callable[[Any], None]) -> None:
+            with self.patch(), armed(fault, say):
+                mend(live.home, self.scenario.mends)
+
+        return self.child(work)
+
+    def verdict(self, ended: Ended) -> str:
+        """Mend the home, then judge it by what was acknowledged; empty where all invariants hold."""
+        done = len(ended.acknowledged)
+        given = ladder(self.first, self.scenario.given)[-1][-1]
+        allowed = ladder(given, self.scenario.when)[done]
+        links = {k: v for k, v in self.links.items() if k not in self.scenario.renewed}
+        links |= _links(ended)
+        seq = max((value.get("seq", 0) for value in ended.acknowledged), default=0)
+
+        def work(live: Live, say: Callable[[Any], None]) -> None:
+            with self.patch():
+                settled = mend(live.home, self.scenario.mends)
+            for descriptor in self.kept:
+                os.close(descriptor)
+            try:
+                judge(live.home, allowed, links, settled, seq, lost=self.scenario.lost)
+            except Violation as violation:
+                say({"violation": f"{violation}\nrecovery settled: {settled}"})
+
+        ended = self.child(work)
+        said = [entry["violation"] for entry in ended.lines if "violation" in entry]
+        if said:
+            return said[0]
+        return "" if ended.finished else f"the verdict could not be found: {ended.error}"
+
+
+def _warm_up() -> None:
+    """Do once in the server what every child would do again: compile converters, ask the kernel."""
+    mount.overlay_parameters()
+    mount.has_lowerdir_plus()
+    for event in codec.TAGS.values():
+        codec._converter.get_unstructure_hook(event)
+
+
+def _say(descriptor: int, value: Any) -> None:
+    data = line(value)
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+def _links(ended: Ended) -> dict[str, str]:
+    """Layer to link, of every create that was acknowledged."""
+    return {value["layer"]: value["link"] for value in ended.acknowledged if "link" in value}
+
+
+@contextlib.contextmanager
+def armed(fault: Fault, say: Callable[[Any], None]) -> Iterator[None]:
+    """Die at the fault's point; or live to say which points were passed."""
+    names: list[str] = []
+    if fault.kind == "call":
+        shim.arm(fault.index, fault.mode if fault.index >= 0 else "count")
+    else:
+
+        def hook(point: str) -> None:
+            if len(names) == fault.index:
+                os._exit(STOPPED)
+            names.append(point)
+
+        trace.set_trace(hook)
+    yield
+    if fault.kind == "call":
+        names = shim.disarm()
+    else:
+        trace.set_trace(None)
+    say({"names": names})
+
+
+@contextlib.contextmanager
+def bench(name: str, patch: Patch = contextlib.nullcontext) -> Iterator[Bench]:
+    """A bench for a scenario, in a directory of its own that is gone afterwards."""
+    base = os.path.realpath(os.environ.get("LAYERSTORE_TEST_DIR", "/dev/shm"))
+    place = Path(tempfile.mkdtemp(prefix="layerstore-crash-", dir=base))
+    made = Bench(place, SCENARIOS[name], patch)
+    try:
+        made.prepare()
+        yield made
+    finally:
+        made.clean()
+        shutil.rmtree(place)
+
+

@@ -1,0 +1,179 @@
+/* A preloaded library that kills its process at the n-th libc call that can change something.
+ *
+ * Built at test time: gcc -O1 -shared -fPIC -o faultshim.so faultshim.c -ldl
+ *
+ * Every mutating function of libc that Python, SQLite and layerstore use is interposed. Armed with
+ * a number and a mode, the library counts the calls, and at that one it kills the process
+ *   BEFORE   with SIGKILL in front of the call: it is not made;
+ *   AFTER    behind it: it is made, and nobody learns of it;
+ *   TORN     in the middle of a write: the first half of the bytes is written.
+ * In COUNT mode it only counts, and keeps the names of the calls for whoever asks.
+ *
+ * All wrappers have one signature, six words in and one out. A system call has at most six
+ * arguments, all of them integers or pointers, and on the machines that this runs on (x86-64,
+ * aarch64) those travel in the same registers whether a function is declared with fewer, with
+ * narrower, or with variable arguments. That is why no header with their prototypes is included.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+
+#define O_CREAT_OR_TRUNC (00000100 | 00001000)
+#define O_TMPFILE_BIT 020000000
+#define KEPT 65536
+
+#define SIGKILL 9
+
+extern int getpid(void);
+extern int kill(int, int);
+
+enum mode { COUNT, BEFORE, AFTER, TORN };
+typedef long (*call)(long, long, long, long, long, long);
+
+static int armed;
+static enum mode mode;
+static long at, seen;
+static long ignored = -1;
+static const char *names[KEPT];
+
+void fault_arm(long number, int how) {
+  at = number;
+  mode = how;
+  seen = 0;
+  armed = 1;
+}
+void fault_disarm(void) { armed = 0; }
+long fault_seen(void) { return seen; }
+const char *fault_name(long number) {
+  return number >= 0 && number < seen && number < KEPT ? names[number] : "";
+}
+/* Writes to this descriptor are the harness's own. */
+void fault_ignore(int descriptor) { ignored = descriptor; }
+
+static void die(void) {
+  kill(getpid(), SIGKILL);
+  for (;;) {
+  }
+}
+
+/* 1 where this very call is the one. */
+static int counted(const char *name) {
+  if (!armed)
+    return 0;
+  long number = __sync_fetch_and_add(&seen, 1);
+  if (number < KEPT)
+    names[number] = name;
+  return mode != COUNT && number == at;
+}
+
+static long pass(const char *name, call real, int torn, long a, long b, long c, long d, long e,
+                 long f) {
+  if (real == 0) { /* a libc without it: as if the kernel lacked it */
+    errno = ENOSYS;
+    return -1;
+  }
+  if (!counted(name))
+    return real(a, b, c, d, e, f);
+  if (mode == TORN && torn)
+    real(a, b, c / 2, d, e, f);
+  if (mode == AFTER)
+    real(a, b, c, d, e, f);
+  die();
+  return -1;
+}
+
+#define WRAP(name, counts, torn)                                                                  \
+  long name(long a, long b, long c, long d, long e, long f) {                                     \
+    static call real;                                                                             \
+    if (real == 0)                                                                                \
+      real = (call)dlsym(RTLD_NEXT, #name);                                                       \
+    if (!armed || !(counts)) {                                                                    \
+      if (real == 0) {                                                                            \
+        errno = ENOSYS;                                                                           \
+        return -1;                                                                                \
+      }                                                                                           \
+      return real(a, b, c, d, e, f);                                                              \
+    }                                                                                             \
+    return pass(#name, real, torn, a, b, c, d, e, f);                                             \
+  }
+
+#define CALL(name) WRAP(name, 1, 0)
+#define WRITE(name) WRAP(name, a != ignored, 1)
+#define OPEN(name, flags) WRAP(name, (flags) & (O_CREAT_OR_TRUNC | O_TMPFILE_BIT), 0)
+
+/* names */
+CALL(mkdir)
+CALL(mkdirat)
+CALL(mkfifo)
+CALL(mkfifoat)
+CALL(mknod)
+CALL(mknodat)
+CALL(symlink)
+CALL(symlinkat)
+CALL(link)
+CALL(linkat)
+CALL(rename)
+CALL(renameat)
+CALL(renameat2)
+CALL(unlink)
+CALL(unlinkat)
+CALL(rmdir)
+CALL(creat)
+CALL(creat64)
+OPEN(open, b)
+OPEN(open64, b)
+OPEN(openat, c)
+OPEN(openat64, c)
+/* content */
+WRITE(write)
+WRITE(pwrite)
+WRITE(pwrite64)
+CALL(writev)
+CALL(pwritev)
+CALL(pwritev64)
+CALL(pwritev64v2)
+CALL(truncate)
+CALL(truncate64)
+CALL(ftruncate)
+CALL(ftruncate64)
+CALL(fallocate)
+CALL(fallocate64)
+CALL(posix_fallocate)
+CALL(posix_fallocate64)
+CALL(copy_file_range)
+CALL(sendfile)
+CALL(sendfile64)
+/* what makes it last */
+CALL(fsync)
+CALL(fdatasync)
+CALL(syncfs)
+CALL(sync)
+/* attributes */
+CALL(chmod)
+CALL(fchmod)
+CALL(fchmodat)
+CALL(chown)
+CALL(lchown)
+CALL(fchown)
+CALL(fchownat)
+CALL(utimes)
+CALL(utimensat)
+CALL(futimens)
+CALL(setxattr)
+CALL(lsetxattr)
+CALL(fsetxattr)
+CALL(removexattr)
+CALL(lremovexattr)
+CALL(fremovexattr)
+/* mounts */
+CALL(mount)
+CALL(umount)
+CALL(umount2)
+CALL(fsopen)
+CALL(fsconfig)
+CALL(fsmount)
+CALL(fspick)
+CALL(open_tree)
+CALL(move_mount)
+/* locks that a death releases: what it releases at that moment is a state of its own */
+CALL(flock)

@@ -1,0 +1,294 @@
+"""Owns the campaigns: which points of which scenario are visited, and what is said about them.
+
+    python -m tests.crash.harness CAMPAIGN SCENARIO [options]
+
+    enumerate   stop before and after every trace point, and at every one of each recovery
+    kills       SIGKILL before and after every mutating call, and in the middle of every write
+    double      SIGKILL at a call, then SIGKILL at a call of the recovery: pairs
+    mutant      a changed protocol (--mutant NAME), until a sweep catches it
+
+Each runs as a process of its own, the fork server, and prints one line of JSON about itself. A
+failure names the one command that shows it again (--only FAULT [--then FAULT]).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from tests.crash import shim
+
+ENOUGH = 3
+"""Failures after which a campaign gives up."""
+
+
+@attrs.define
+class Result:
+    """What a campaign did, and what it found."""
+
+    campaign: str
+    scenario: str
+    seed: int = 0
+    points: int = 0
+    """Points at which the scenario's process died."""
+    again: int = 0
+    """Points at which a recovery died."""
+    kills: int = 0
+    """Processes that died of a fault."""
+    pairs: int = 0
+    possible: int = 0
+    """Pairs that there are, where not all were visited."""
+    seconds: float = 0.0
+    mutant: str = ""
+    caught: str = ""
+    """How a mutant was caught."""
+    failures: list[str] = attrs.Factory(list)
+
+    def fail(self, message: str, fault: Any, then: Any = None) -> None:
+        command = f"python -m tests.crash.harness {self.campaign} {self.scenario}"
+        command += f" --seed {self.seed} --only {fault}" + (f" --then {then}" if then else "")
+        command += f" --mutant {self.mutant}" if self.mutant else ""
+        where = f"{self.campaign} {self.scenario}, at {fault}" + (f", then {then}" if then else "")
+        self.failures.append(
+            f"{where}, seed {self.seed}: {message}\n"
+            f"  again: unshare --mount --propagation private {command}"
+        )
+
+
+class Enough(Exception):
+    """So many failures that the rest would not be read."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.crash.harness")
+    parser.add_argument("campaign", choices=sorted(CAMPAIGNS))
+    parser.add_argument("scenario")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--limit", type=int, default=0, help="pairs to visit; 0: all")
+    parser.add_argument("--mutant", default="")
+    parser.add_argument("--only", default="", help="one fault: call:17:before or point:3:before")
+    parser.add_argument("--then", default="", help="a second one, in the recovery")
+    options = parser.parse_args(arguments)
+    _enter()
+    result = Result(options.campaign, options.scenario, options.seed, mutant=options.mutant)
+    began = time.monotonic()
+    try:
+        CAMPAIGNS[options.campaign](options, result)
+    except Enough:
+        pass
+    result.seconds = round(time.monotonic() - began, 3)
+    print(json.dumps(attrs.asdict(result)))
+    return 1 if result.failures else 0
+
+
+def _enter() -> None:
+    """Get under the library, where that has not happened yet."""
+    if shim.LOADED:
+        del os.environ["LD_PRELOAD"]
+        return
+    given = os.environ.get("LAYERSTORE_FAULTSHIM")
+    shim.preload(Path(given) if given else shim.build(Path(tempfile.mkdtemp(prefix="faultshim-"))))
+
+
+# --- sweeps -------------------------------------------------------------------------------------
+
+
+def _sweep(bench: Any, result: Result, kind: str, mode: str) -> Iterator[tuple[Any, Any]]:
+    """Die at every point in turn; (fault, end) of each death.
+
+    The last one is the point after which nothing is left to die at. A run can be shorter than the
+    counting one where the kernel was quicker: only a run that comes to its end ends the sweep, and
+    it must not be much shorter than the count.
+    """
+    from tests.crash.bench import Fault
+
+    counted = bench.act(Fault(kind, -1))
+    if not counted.finished:
+        raise RuntimeError(f"{bench.scenario.name} does not work: {counted.error}")
+    names = counted.names
+    message = bench.verdict(counted)
+    if message:
+        result.fail(f"without any fault: {message}", "nothing")
+        raise Enough
+    index = missed = 0
+    while True:
+        if mode == "torn" and index < len(names) and names[index] not in shim.TORN:
+            index += 1
+            continue
+        if mode == "torn" and index >= len(names):
+            return
+        fault = Fault(kind, index, mode)
+        ended = bench.act(fault)
+        if ended.died:
+            result.points += 1
+            result.kills += 1
+            missed = 0
+            yield fault, ended
+            index += 1
+        elif ended.finished and index >= len(names):
+            return
+        elif ended.finished and missed < 5:
+            missed += 1
+        elif ended.finished:
+            result.fail(f"the fault did not fire ({names[index]})", fault)
+            raise Enough
+        else:
+            result.fail(f"the process did not die of the fault: {ended.error}", fault)
+            raise Enough
+
+
+def _judge(bench: Any, result: Result, ended: Any, fault: Any, then: Any = None) -> None:
+    message = bench.verdict(ended)
+    if message:
+        result.fail(message, fault, then)
+        if len(result.failures) >= ENOUGH:
+            raise Enough
+
+
+def _again(bench: Any, result: Result, ended: Any, fault: Any, mode: str = "before") -> None:
+    """Die at every point of the recovery from a death, each time in a copy of what it left."""
+    from tests.crash.bench import Fault, Snapshot
+
+    left = Snapshot.take(bench.home) if bench.home.exists() else None
+    index = 0
+    while True:
+        bench.renew(left)
+        then = Fault(fault.kind, index, mode)
+        second = bench.recover(then)
+        if second.finished:
+            return
+        if not second.died:
+            result.fail(f"the recovery did not die of the fault: {second.error}", fault, then)
+            raise Enough
+        result.again += 1
+        result.kills += 1
+        result.pairs += 1
+        _judge(bench, result, ended, fault, then)
+        index += 1
+
+
+def enumerate_points(options: argparse.Namespace, result: Result) -> None:
+    """Trace points: each name says before or after, so that one pass visits both."""
+    from tests.crash.bench import bench
+
+    with bench(options.scenario) as place:
+        if options.only:
+            return _one(place, options, result)
+        for fault, ended in _sweep(place, result, "point", "before"):
+            _again(place, result, ended, fault)
+            # Died again: the recovery's points were visited in copies of what the first death left.
+            ended = place.act(fault)
+            result.kills += int(ended.died)
+            _judge(place, result, ended, fault)
+    return None
+
+
+def kills(options: argparse.Namespace, result: Result) -> None:
+    from tests.crash.bench import bench
+
+    with bench(options.scenario) as place:
+        if options.only:
+            return _one(place, options, result)
+        for mode in ("before", "after", "torn"):
+            for fault, ended in _sweep(place, result, "call", mode):
+                _judge(place, result, ended, fault)
+    return None
+
+
+def double(options: argparse.Namespace, result: Result) -> None:
+    """All pairs, or a sample: some first points, and of each some points of its recovery."""
+    from tests.crash.bench import Fault, Snapshot, bench
+
+    chance = random.Random(f"{options.seed} {options.scenario}")
+    with bench(options.scenario) as place:
+        if options.only:
+            return _one(place, options, result)
+        total = len(place.act(Fault("call", -1)).names)
+        firsts = list(range(total))
+        if options.limit:
+            firsts = sorted(chance.sample(firsts, min(total, max(4, options.limit // 16))))
+        quota = -(-options.limit // len(firsts)) if options.limit else 0
+        for first in firsts:
+            fault = Fault("call", first)
+            ended = place.act(fault)
+            if not ended.died:
+                continue  # shorter than when it was counted; the kills are held to every point
+            result.points += 1
+            result.kills += 1
+            left = Snapshot.take(place.home) if place.home.exists() else None
+            points = len(place.recover(Fault("call", -1)).names)
+            result.possible += points
+            seconds = list(range(points))
+            if quota and quota < points:
+                seconds = sorted(chance.sample(seconds, quota))
+            for second in seconds:
+                then = Fault("call", second, chance.choice(("before", "after")))
+                place.renew(left)
+                again = place.recover(then)
+                if again.finished:
+                    continue
+                if not again.died:
+                    result.fail(f"the recovery did not die: {again.error}", fault, then)
+                    raise Enough
+                result.again += 1
+                result.kills += 1
+                result.pairs += 1
+                _judge(place, result, ended, fault, then)
+    return None
+
+
+def _one(bench: Any, options: argparse.Namespace, result: Result) -> None:
+    """One round, chosen by hand."""
+    from tests.crash.bench import Fault
+
+    fault = Fault.parse(options.only)
+    ended = bench.act(fault)
+    result.points, result.kills = 1, int(ended.died)
+    print(f"# died: {ended.died}, acknowledged: {ended.acknowledged}", file=sys.stderr)
+    then = None
+    if options.then:
+        then = Fault.parse(options.then)
+        second = bench.recover(then)
+        print(f"# the recovery died: {second.died}", file=sys.stderr)
+        result.kills += int(second.died)
+    _judge(bench, result, ended, fault, then)
+    for failure in result.failures:
+        print(failure, file=sys.stderr)
+
+
+def mutant(options: argparse.Namespace, result: Result) -> None:
+    """A changed protocol must fail a sweep by trace points or by calls."""
+    from tests.crash.bench import bench
+    from tests.crash.mutants import MUTANTS
+
+    with bench(options.scenario, MUTANTS[options.mutant].patch) as place:
+        if options.only:
+            return _one(place, options, result)
+        for kind, mode in (("point", "before"), ("call", "before"), ("call", "torn")):
+            for fault, ended in _sweep(place, result, kind, mode):
+                message = place.verdict(ended)
+                if message:
+                    result.caught = f"{fault}: {message}"
+                    return None
+    return None
+
+
+CAMPAIGNS = {
+    "enumerate": enumerate_points,
+    "kills": kills,
+    "double": double,
+    "mutant": mutant,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

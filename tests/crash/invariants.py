@@ -1,0 +1,249 @@
+"""Owns the verdict on a home after a death and an open: what must hold, whatever died where.
+
+It runs in a process of its own, on a store that nobody has open. `judge` mends the home as a user
+would, `check` compares it with the states that are allowed, and `use` works with every layer.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from layerstore import Reader, Store, replay
+from layerstore import model as m
+from layerstore.audit import audit
+from layerstore.errors import LayerstoreError, NoStore, StoreDamaged
+from layerstore.fs import layout, mountinfo
+from tests.crash.model import Facts, State
+
+OWN_NAMES = {
+    "store.json",
+    "store.lock",
+    "journal.db",
+    "journal.db-wal",
+    "journal.db-shm",
+    "write.lock",
+    "probes.json",
+    "staging",
+    "trash",
+    "quarantine",
+    "owners",
+}
+
+
+class Violation(AssertionError):
+    """An invariant does not hold."""
+
+
+def require(holds: bool, message: str) -> None:
+    """Raise Violation with the message unless it holds."""
+    if not holds:
+        raise Violation(message)
+
+
+def mend(home: Path, how: str) -> tuple[m.Settled, ...]:
+    """Open and close the store, as a user does after a death; what recovery settled.
+
+    `how`: where an initialization or a rebuild died, its user does that again.
+    """
+    try:
+        store = Store.open(home, timeout=20)
+    except NoStore:
+        if how != "initialize":
+            raise
+        Store.initialize(home)
+        store = Store.open(home, timeout=20)
+    except StoreDamaged:
+        if how != "rebuild":
+            raise
+        Store.rebuild(home)
+        store = Store.open(home, timeout=20)
+    settled = store.settled
+    store.close()
+    return settled
+
+
+def judge(
+    home: Path,
+    allowed: Sequence[State],
+    links: Mapping[str, str],
+    settled: Sequence[m.Settled],
+    last_seq: int,
+    *,
+    lost: Sequence[str] = (),
+) -> None:
+    """Everything that must hold once the home was mended.
+
+    `lost`: layers that may be mounted in the index alone, until somebody gets them.
+    """
+    failed = [item for item in settled if item.what in ("failed", "isolated")]
+    require(not failed, f"recovery could not settle: {failed}")
+    found = check(home, allowed, links, last_seq, lost=lost)
+    use(home, found)
+    found = found.without_holds(
+        lambda layer, _: layer in lost and not mountinfo.is_mount_root(f"{home}/{layer}/merged")
+    )
+    # The journal was folded already, and will not have forgotten how.
+    check(home, [found], links, last_seq, fold=False)
+
+
+def check(
+    home: Path,
+    allowed: Sequence[State],
+    links: Mapping[str, str],
+    last_seq: int = 0,
+    *,
+    fold: bool = True,
+    lost: Sequence[str] = (),
+) -> State:
+    """The one allowed state that the home is in."""
+    bad = [
+        finding
+        for finding in audit(home).findings
+        if finding.severity is not m.Severity.NOTE
+        and not (finding.code == "lost-mount" and finding.layer in lost)
+    ]
+    require(not bad, "audit: " + "; ".join(f"{f.code}: {f.message}" for f in bad))
+    with Reader.open(home) as reader:
+        _check_records(reader, last_seq)
+        if fold:
+            _check_fold(reader)
+        found = _state_of(home, reader)
+        _check_layers(home, reader)
+        _check_mounts(home, reader, lost)
+        for layer in reader.layers():
+            if layer.id in links:
+                require(layer.link == links[layer.id], f"{layer.id} has another link")
+    _check_own(home)
+    wanted = [state.after_death() for state in allowed]
+    require(found in wanted, f"the store is\n  {found}\nand may be\n  " + "\n  ".join(map(str, wanted)))
+    for (layer, holder), count in found.holds.items():
+        require(not holder.startswith(m.OWNER_PREFIX), f"{layer}: {holder} holds it {count} times")
+    return found
+
+
+def _check_records(reader: Reader, last_seq: int) -> None:
+    """The database is whole, nothing is in flight, nobody is open, and nothing was forgotten."""
+    rows = reader.select("PRAGMA integrity_check")
+    require(rows == [("ok",)], f"integrity_check: {rows}")
+    require(not reader.operations(), f"in flight: {reader.operations()}")
+    require(not reader.owners(), f"not closed: {reader.owners()}")
+    require(reader.last_seq() >= last_seq, f"event {last_seq} was acknowledged and is gone")
+
+
+def _check_fold(reader: Reader) -> None:
+    """The journal, folded anew, is the index. (The audit says so too; this is not the audit.)"""
+    scratch = replay.replay(reader.events())
+    try:
+        for name, query in replay.FOLDED.items():
+            folded, stored = scratch.execute(query).fetchall(), reader.select(query)
+            require(folded == stored, f"{name}: the journal folds to {folded}, not {stored}")
+    finally:
+        scratch.close()
+
+
+def _state_of(home: Path, reader: Reader) -> State:
+    """What the index says there is, and what the directories of the layers hold."""
+    layers = {
+        layer.id: Facts(layer.parent, tuple(sorted(layer.labels.items())), layer.read_write)
+        for layer in reader.layers()
+    }
+    holds = {(hold.layer, hold.holder): hold.count for hold in reader.holders()}
+    return State(layers, holds, {layer: files_in(home / layer / "diff") for layer in layers})  # type: ignore[arg-type]
+
+
+def files_in(directory: Path) -> dict[str, str]:
+    """The names and texts of the files in a directory; what is no file shows as such."""
+    return {
+        entry.name: Path(entry.path).read_text() if entry.is_file() else "(no file)"
+        for entry in os.scandir(directory)
+    }
+
+
+def _check_layers(home: Path, reader: Reader) -> None:
+    """Tree and index have the same layers and links, and a parent is committed in both."""
+    layers = {layer.id: layer for layer in reader.layers()}
+    names = set(os.listdir(home)) - {layout.LINKS, layout.OWN}
+    require(names == set(layers), f"in the tree: {sorted(names)}, in the index: {sorted(layers)}")
+    links = {layer.link for layer in layers.values()}
+    require(set(os.listdir(home / "l")) == links, "l/ has other names than the index")
+    for layer in layers.values():
+        target = os.readlink(home / "l" / layer.link)
+        require(target == f"../{layer.id}/diff", f"l/{layer.link} reads {target}")
+        if layer.parent is not None:
+            parent = layers[layer.parent]
+            require(parent.committed, f"{parent.id} has a child and is not committed in the index")
+            mark = (home / parent.id / "committed").exists()
+            require(mark, f"{parent.id} has a child and no file that says so")
+
+
+def _check_mounts(home: Path, reader: Reader, lost: Sequence[str]) -> None:
+    """Kernel and index have the same mounts: those of layers with a parent that somebody holds."""
+    points = {point for point in mounts_below(home)}
+    held = {hold.layer for hold in reader.holders()}
+    indexed = {mount.layer: mount for mount in reader.mounts()}
+    for layer in lost:
+        if f"{home}/{layer}/merged" not in points and layer in indexed:
+            del indexed[layer]
+            held.discard(layer)
+    wanted = {str(home / layer / "merged") for layer in indexed}
+    require(points == wanted, f"the kernel has {sorted(points)}, the index {sorted(wanted)}")
+    stacked = {layer.id for layer in reader.layers() if layer.parent is not None}
+    require(set(indexed) == held & stacked, f"mounted: {sorted(indexed)}, held: {sorted(held)}")
+    for layer, mount in indexed.items():
+        merged = home / layer / "merged"
+        require(mountinfo.is_mount_root(str(merged)), f"{merged} is no mount root")
+        read_only = bool(os.statvfs(merged).f_flag & os.ST_RDONLY)
+        require(read_only == mount.read_only, f"{layer}: read-only in one view only")
+        for name, text in files_in(home / layer / "diff").items():
+            require((merged / name).read_text() == text, f"{layer}: its mount shows another {name}")
+    for layer in stacked - set(indexed) - set(lost):
+        require(not (home / layer / "merged").exists(), f"{layer}/merged is left")
+
+
+def _check_own(home: Path) -> None:
+    """Nothing is left in the store's own directories."""
+    own = home / layout.OWN
+    for name in ("staging", "trash", "owners"):
+        left = sorted(os.listdir(own / name))
+        require(not left, f"{name}/ is not empty: {left}")
+    strangers = sorted(set(os.listdir(own)) - OWN_NAMES)
+    require(not strangers, f"left in {layout.OWN}: {strangers}")
+
+
+def use(home: Path, state: State) -> None:
+    """Work with every layer: hold it, build on it, remove what was built."""
+    with Store.open(home, timeout=20) as store:
+        for layer in state.layers:
+            path = store.get(layer)
+            require(files_in(path).items() >= state.files[layer].items(), f"{layer}: content")
+            store.put(layer)
+        for layer in state.layers:
+            read_write = layer in state.mounted() and not _is_parent(state, layer)
+            try:
+                made = store.create(f"after-{layer}", parent=layer)
+            except LayerstoreError:
+                require(read_write, f"nothing can be built on {layer}")
+            else:
+                require(not read_write, f"{layer} is mounted read-write and got a child")
+                store.remove(made.id)
+            break
+
+
+def _is_parent(state: State, layer: str) -> bool:
+    return any(facts.parent == layer for facts in state.layers.values())
+
+
+def mounts_below(home: Path) -> list[str]:
+    """Every mountpoint below a directory, in the order of mounting."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), line.split()[4])
+        if point.startswith(f"{home}/"):
+            found.append(point)
+    return found
+
+
+

@@ -1,0 +1,351 @@
+"""Owns what a store must be after each verb: the smallest model that a verdict can be checked with.
+
+A verb is a value. It says which states it may leave when its process dies inside it, and it can be
+done to a real store. What was acknowledged is decided by the lines that left the process before it
+died; what was in flight may have happened or not, and nothing in between.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from layerstore import Store
+from layerstore.errors import LayerstoreError
+from layerstore.fs import trace
+
+ME = "me"
+"""The hold of the open store itself: it ends with the process."""
+
+
+@attrs.frozen
+class Facts:
+    """What a create says about a layer."""
+
+    parent: str | None = None
+    labels: tuple[tuple[str, str], ...] = ()
+    read_write: bool = False
+
+
+@attrs.frozen
+class State:
+    """Layers, counted holds, and the files that each layer's own `diff` has."""
+
+    layers: Mapping[str, Facts] = attrs.field(factory=dict)
+    holds: Mapping[tuple[str, str], int] = attrs.field(factory=dict)
+    files: Mapping[str, Mapping[str, str]] = attrs.field(factory=dict)
+
+    def with_layer(self, layer: str, facts: Facts) -> State:
+        return attrs.evolve(
+            self, layers={**self.layers, layer: facts}, files={**self.files, layer: {}}
+        )
+
+    def without_layer(self, layer: str) -> State:
+        return State(
+            {name: facts for name, facts in self.layers.items() if name != layer},
+            {key: count for key, count in self.holds.items() if key[0] != layer},
+            {name: files for name, files in self.files.items() if name != layer},
+        )
+
+    def with_file(self, layer: str, name: str, text: str) -> State:
+        return attrs.evolve(
+            self, files={**self.files, layer: {**self.files.get(layer, {}), name: text}}
+        )
+
+    def with_hold(self, layer: str, holder: str, change: int) -> State:
+        holds = dict(self.holds)
+        count = holds.pop((layer, holder), 0) + change
+        return attrs.evolve(self, holds={**holds, (layer, holder): count} if count > 0 else holds)
+
+    def without_holds(self, chosen: Callable[[str, str], bool]) -> State:
+        return attrs.evolve(
+            self, holds={key: n for key, n in self.holds.items() if not chosen(*key)}
+        )
+
+    def mounted(self) -> set[str]:
+        """Layers that are mounted: a base layer never is."""
+        return {layer for layer, _ in self.holds if self.layers[layer].parent is not None}
+
+    def after_death(self) -> State:
+        return self.without_holds(lambda _, holder: holder == ME)
+
+
+@attrs.define
+class Live:
+    """The process that verbs are done in."""
+
+    home: Path
+    server: socket.socket | None = None
+    """Where descriptors go that must outlive this process."""
+    store: Store | None = None
+    kept: list[int] = attrs.Factory(list)
+
+    @property
+    def opened(self) -> Store:
+        assert self.store is not None
+        return self.store
+
+
+@attrs.frozen
+class Verb:
+    """Something that is done to a store."""
+
+    def states(self, before: State) -> list[State]:
+        """The states that it passes through, in order; the last one is where it ends."""
+        return [before]
+
+    def act(self, live: Live) -> dict[str, Any]:
+        """Do it. What it was told belongs to the acknowledgement."""
+        raise NotImplementedError
+
+
+@attrs.frozen
+class Open(Verb):
+    durability: str = "full"
+
+    def act(self, live: Live) -> dict[str, Any]:
+        live.store = Store.open(live.home, timeout=20, durability=self.durability)
+        return {}
+
+
+@attrs.frozen
+class Close(Verb):
+    def states(self, before: State) -> list[State]:
+        return [before.after_death()]
+
+    def act(self, live: Live) -> dict[str, Any]:
+        live.opened.close()
+        return {}
+
+
+@attrs.frozen
+class Initialize(Verb):
+    def act(self, live: Live) -> dict[str, Any]:
+        Store.initialize(live.home)
+        return {}
+
+
+@attrs.frozen
+class Rebuild(Verb):
+    """`db rebuild`: labels and holders are only in the journal; what is mounted gets a holder."""
+
+    def states(self, before: State) -> list[State]:
+        layers = {name: Facts(parent=facts.parent) for name, facts in before.layers.items()}
+        holds = {(layer, "unknown"): 1 for layer in before.after_death().mounted()}
+        return [State(layers, holds, before.files)]
+
+    def act(self, live: Live) -> dict[str, Any]:
+        Store.rebuild(live.home)
+        return {}
+
+
+@attrs.frozen
+class Create(Verb):
+    layer: str
+    facts: Facts = Facts()
+
+    def states(self, before: State) -> list[State]:
+        return [before.with_layer(self.layer, self.facts)]
+
+    def act(self, live: Live) -> dict[str, Any]:
+        store = live.opened
+        make = store.create_read_write if self.facts.read_write else store.create
+        made = make(self.layer, parent=self.facts.parent, labels=dict(self.facts.labels))
+        return {"layer": made.id, "link": made.link}
+
+
+@attrs.frozen
+class Get(Verb):
+    layer: str
+    holder: str | None = None
+
+    def states(self, before: State) -> list[State]:
+        return [before.with_hold(self.layer, self.holder or ME, 1)]
+
+    def act(self, live: Live) -> dict[str, Any]:
+        path = live.opened.get(self.layer, holder=self.holder)
+        assert path.is_dir(), path
+        return {}
+
+
+@attrs.frozen
+class GetLost(Get):
+    """A get of what the journal has mounted and the kernel has not: that mount, and whoever held
+    it, come to their end first."""
+
+    def states(self, before: State) -> list[State]:
+        ended = before.without_holds(lambda layer, _: layer == self.layer)
+        return [ended, ended.with_hold(self.layer, self.holder or ME, 1)]
+
+
+@attrs.frozen
+class Put(Verb):
+    layer: str
+    holder: str | None = None
+
+    def states(self, before: State) -> list[State]:
+        return [before.with_hold(self.layer, self.holder or ME, -1)]
+
+    def act(self, live: Live) -> dict[str, Any]:
+        live.opened.put(self.layer, holder=self.holder)
+        return {}
+
+
+@attrs.frozen
+class Remove(Verb):
+    layer: str
+
+    def states(self, before: State) -> list[State]:
+        # The first thing that goes is this process's own hold.
+        dropped = before.without_holds(lambda layer, who: (layer, who) == (self.layer, ME))
+        return [dropped, before.without_layer(self.layer)]
+
+    def act(self, live: Live) -> dict[str, Any]:
+        live.opened.remove(self.layer)
+        return {}
+
+
+@attrs.frozen
+class Cleanup(Verb):
+    """Unmounts everything, one layer after the other."""
+
+    def states(self, before: State) -> list[State]:
+        found, now = [before], before
+        for name in sorted(before.mounted()):
+            now = now.without_holds(lambda layer, _, name=name: layer == name)  # type: ignore[misc]
+            found.append(now)
+        return found
+
+    def act(self, live: Live) -> dict[str, Any]:
+        live.opened.cleanup()
+        return {}
+
+
+@attrs.frozen
+class Release(Verb):
+    """Ends the holds of a name, one layer after the other."""
+
+    holder: str
+
+    def states(self, before: State) -> list[State]:
+        found, now = [before], before
+        for name in sorted(layer for layer, holder in before.holds if holder == self.holder):
+            now = now.with_hold(name, self.holder, -before.holds[(name, self.holder)])
+            found.append(now)
+        return found
+
+    def act(self, live: Live) -> dict[str, Any]:
+        live.opened.release(self.holder)
+        return {}
+
+
+@attrs.frozen
+class Refused(Verb):
+    """Something that must be refused, and change nothing."""
+
+    verb: Verb
+
+    def act(self, live: Live) -> dict[str, Any]:
+        try:
+            self.verb.act(live)
+        except LayerstoreError as error:
+            return {"refused": error.code}
+        raise AssertionError(f"{self.verb} was not refused")
+
+
+@attrs.frozen
+class Write(Verb):
+    """Write a file into a layer, through its mount where it has one."""
+
+    layer: str
+    name: str
+    text: str
+
+    def states(self, before: State) -> list[State]:
+        texts = ("", self.text[: len(self.text) // 2], self.text)
+        return [before.with_file(self.layer, self.name, text) for text in texts]
+
+    def act(self, live: Live) -> dict[str, Any]:
+        path = _content(live, self.layer) / self.name
+        path.write_text(self.text)
+        return {}
+
+
+@attrs.frozen
+class KeepOpen(Verb):
+    """Open a file below the layer's mount, so that it is busy: until this process dies, or longer."""
+
+    layer: str
+    longer: bool
+
+    def act(self, live: Live) -> dict[str, Any]:
+        descriptor = os.open(_content(live, self.layer), os.O_RDONLY | os.O_DIRECTORY)
+        live.kept.append(descriptor)
+        if self.longer:
+            assert live.server is not None
+            socket.send_fds(live.server, [b"x"], [descriptor])
+            os.close(live.kept.pop())
+        return {}
+
+
+@attrs.frozen
+class Accomplice(Verb):
+    """Another process opens the store, does this, and is killed at this point.
+
+    `stands`: what of it stays done, once it is settled.
+    """
+
+    verbs: tuple[Verb, ...]
+    point: str
+    stands: tuple[Verb, ...] = ()
+
+    def states(self, before: State) -> list[State]:
+        for verb in self.stands:
+            before = verb.states(before)[-1]
+        return [before]
+
+    def act(self, live: Live) -> dict[str, Any]:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                other = Live(live.home)
+                Open().act(other)
+                trace.set_trace(
+                    lambda point: (
+                        os.kill(os.getpid(), signal.SIGKILL) if point == self.point else None
+                    )
+                )
+                for verb in self.verbs:
+                    verb.act(other)
+            finally:
+                os._exit(1)
+        _, status = os.waitpid(pid, 0)
+        assert os.WIFSIGNALED(status), f"{self.point} was never passed"
+        return {}
+
+
+def _content(live: Live, layer: str) -> Path:
+    merged = live.home / layer / "merged"
+    return merged if merged.is_dir() else live.home / layer / "diff"
+
+
+def ladder(before: State, verbs: tuple[Verb, ...]) -> list[list[State]]:
+    """For each verb the states that a death inside it may leave, and at the end the last state."""
+    found = []
+    for verb in verbs:
+        passed = verb.states(before)
+        found.append([before, *passed])
+        before = passed[-1]
+    return [*found, [before]]
+
+
+def line(value: Any) -> bytes:
+    """One line for a pipe."""
+    return json.dumps(value).encode() + b"\n"
