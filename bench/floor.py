@@ -135,9 +135,8 @@ class FloorStore:
         home, stage = self.home, f"{self.home}/{layout.staging(_NAME)}"
         os.path.lexists(f"{home}/{layer}")
         self.intend(spec)
-        self._read(f"{home}/{parent}/link")
-        self._read(f"{home}/{parent}/lower")
-        os.readlink(f"{home}/l/{above.link}")
+        self._verify(parent)
+        self._follow(f"l/{above.link}")
         self.stage(stage, spec)
         if self._full:
             self._sync(stage, f"{home}/{parent}", f"{home}/l")
@@ -193,6 +192,20 @@ class FloorStore:
         os.close(fd)
         return text
 
+    def _verify(self, layer: str) -> str:
+        """The looks at a layer's own files before anything is built upon it; its `lower`."""
+        top = f"{self.home}/{layer}"
+        self._read(f"{top}/link")
+        lower = self._read(f"{top}/lower")
+        os.lstat(f"{top}/diff")
+        if not os.path.lexists(f"{top}/committed"):
+            os.lstat(f"{top}/work")
+        return lower
+
+    def _follow(self, name: str) -> None:
+        """The looks at one link of a chain."""
+        os.lstat(self.home + os.readlink(f"{self.home}/{name}")[2:])
+
     # --- remove -------------------------------------------------------------------------------
 
     def remove(self, layer: str) -> None:
@@ -231,10 +244,9 @@ class FloorStore:
         _statx(merged)
         which = {"id": layer, "read_only": 0}
         self.transaction(sql.MOUNT_LAYER, which, full=False, event=event)
-        self._read(f"{home}/{layer}/link")
-        lowers = self._read(f"{home}/{layer}/lower").split(":")
+        lowers = self._verify(layer).split(":")
         for name in (f"l/{spec.link}", *lowers):
-            os.readlink(f"{home}/{name}")
+            self._follow(name)
         if probe:
             self.probe(layer)
         os.mkdir(merged, 0o700)

@@ -75,6 +75,15 @@ def checked_labels(labels: Mapping[Any, Any] | None) -> dict[str, str]:
     return dict(labels or {})
 
 
+def checked_mount_label(label: str) -> str:
+    """A label that can be said to the kernel in its quotes."""
+    if not label.isprintable() or '"' in label:
+        raise InvalidArgument(
+            f"{label!r} cannot be a mount label.", hint="It is an SELinux context, or empty."
+        )
+    return label
+
+
 def create(
     tx: Transaction, wanted: Wanted, *, home: str, max_depth: int, durable: bool
 ) -> e.LayerCreateIntended:

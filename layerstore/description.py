@@ -60,13 +60,14 @@ def read(home: Path) -> Description:
         ) from error
 
 
+_KINDS: Final = {"store_id": str, "epoch": str, "max_depth": int, "high_water": int}
+
+
 def _checked(found: Description) -> Description:
     """The same, if every field is of its kind."""
-    texts, numbers = (found.store_id, found.epoch), (found.max_depth, found.high_water)
-    if not all(isinstance(text, str) and text for text in texts):
-        raise ValueError("store_id and epoch are texts")
-    if not all(isinstance(number, int) for number in numbers):
-        raise ValueError("max_depth and high_water are numbers")
+    for name, kind in _KINDS.items():
+        if not isinstance(getattr(found, name), kind):
+            raise ValueError(f"{name} is no {kind.__name__}")
     return found
 
 

@@ -42,8 +42,8 @@ class Hands:
     performer: perform.Performer
     full: bool
     """Durability `full`: outcomes survive a power cut."""
-    active: set[str] = attrs.Factory(set)
-    """Operations that some thread of this process is at."""
+    active: dict[str, int] = attrs.Factory(dict)
+    """Operations that some thread of this process is at, and which one."""
     changed: threading.Condition = attrs.Factory(threading.Condition)
     """Notified when an operation leaves `active`."""
 
@@ -51,15 +51,28 @@ class Hands:
     def working_on(self, operation: str) -> Iterator[bool]:
         """True for the one thread that may work on this operation now."""
         with self.changed:
+            self._forget_interrupted()
             mine = operation not in self.active
-            self.active.add(operation)
+            if mine:
+                self.active[operation] = threading.get_ident()
         try:
             yield mine
         finally:
             if mine:
                 with self.changed:
-                    self.active.discard(operation)
+                    self.active.pop(operation, None)
                     self.changed.notify_all()
+
+    def start(self) -> None:
+        """Say that this thread begins an operation, and is at no other one."""
+        with self.changed:
+            self._forget_interrupted()
+
+    def _forget_interrupted(self) -> None:
+        """What this thread was still said to be at when an interruption threw it out of there."""
+        me = threading.get_ident()
+        for operation in [name for name, thread in self.active.items() if thread == me]:
+            del self.active[operation]
 
     def is_alive(self, owner: str) -> bool:
         if owner == self.journal.author.owner:
@@ -105,10 +118,11 @@ def run(hands: Hands, decision: Decision) -> e.Intent | None:
         intent = decision(transaction, operation)
         if intent is not None:
             decided[:] = [(operation, intent)]
-            hands.active.add(operation)
+            hands.active[operation] = threading.get_ident()
         return intent
 
     acting = False
+    hands.start()
     try:
         begin(hands, remember)
         if not decided:
@@ -128,7 +142,7 @@ def run(hands: Hands, decision: Decision) -> e.Intent | None:
     finally:
         if decided:
             with hands.changed:
-                hands.active.discard(decided[0][0])
+                hands.active.pop(decided[0][0], None)
                 hands.changed.notify_all()
     return intent
 
@@ -147,7 +161,7 @@ def conclude(
     removed = isinstance(outcome, e.LayerRemoved)
     trace(f"{name}:outcome:before")
     if removed:
-        hands.active.add(emptying)
+        hands.active[emptying] = threading.get_ident()
     try:
         hands.journal.finish(
             operation,
@@ -164,7 +178,7 @@ def conclude(
         raise
     finally:
         with hands.changed:
-            hands.active.discard(emptying)
+            hands.active.pop(emptying, None)
             hands.changed.notify_all()
 
 

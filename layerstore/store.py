@@ -99,6 +99,8 @@ class Store(Reader):
         path = _absolute(home)
         if read_only:
             return Reader.open(path)
+        if durability not in set(m.Durability):
+            raise InvalidArgument(f"The durability is 'full' or 'process', not {durability!r}.")
         opened = opening.open_store(path, timeout=timeout, durability=m.Durability(durability))
         return cls(path, opened, timeout=timeout)
 
@@ -196,7 +198,7 @@ class Store(Reader):
             read_write=read_write,
             labels=decide.checked_labels(labels),
             storage_options=decide.checked_options(storage_options),
-            mount_label=mount_label,
+            mount_label=decide.checked_mount_label(mount_label),
         )
 
         def decision(tx: Transaction, _: str) -> e.Intent:
@@ -235,6 +237,7 @@ class Store(Reader):
         mounted read-only. Raises UnknownLayer, LayerDamaged, UpperBusy.
         """
         holder = self._me if holder is None else m.check_holder(holder)
+        decide.checked_mount_label(mount_label)
         lost: list[m.Mount] = []
 
         def decision(tx: Transaction, _: str) -> e.Intent | None:
@@ -302,12 +305,21 @@ class Store(Reader):
     def cleanup(self) -> tuple[str, ...]:
         """Unmount everything that the journal mounted, whoever holds it; never the home.
 
-        Docker's Cleanup: for the end of a daemon. The ids that were unmounted.
+        Docker's Cleanup: for the end of a daemon. The ids that were unmounted. A layer that cannot
+        be unmounted does not keep the others mounted; its error is raised at the end.
         """
         self._check_usable()
-        return tuple(
-            mount.layer for mount in self.mounts() if self._unmount(mount.layer, "cleanup")
-        )
+        unmounted: list[str] = []
+        failures: list[Exception] = []
+        for mount in self.mounts():
+            try:
+                if self._unmount(mount.layer, "cleanup"):
+                    unmounted.append(mount.layer)
+            except (LayerstoreError, OSError) as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+        return tuple(unmounted)
 
     def release(self, holder: str) -> tuple[str, ...]:
         """End every hold of a name that never returns; the layers that it held."""

@@ -57,7 +57,10 @@ def create(
         connection.execute("BEGIN IMMEDIATE")
         for statement in sql.CREATE:
             connection.execute(statement)
-        connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+        connection.execute(
+            "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL, "
+            "CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))"
+        )
         connection.execute("INSERT INTO alembic_version VALUES (?)", (revision,))
         for key, value in meta.items():
             connection.execute(sql.PUT_META, {"key": key, "value": value})
@@ -202,6 +205,9 @@ class Database(ReadDatabase):
         with self._write_lock, self._fenced():
             self._check_usable()
             connection = self._writer
+            # An interruption can fall between this generator and the `with` that entered it. Then
+            # nothing ended its transaction yet, and this thread is settling what it had begun.
+            self._roll_back()
             try:
                 wanted = "FULL" if full else "NORMAL"
                 if wanted != self._synchronous:

@@ -21,6 +21,7 @@ import enum
 import errno
 import functools
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -33,6 +34,8 @@ from layerstore.fs import syscalls
 Style = Literal["new", "absolute", "relative"]
 STYLES: tuple[Style, ...] = ("new", "absolute", "relative")
 
+_FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
+_HANDLED = signal.valid_signals() - _FAULTS
 _DATA_LIMIT = os.sysconf("SC_PAGE_SIZE") - 1
 _VALUE_LIMIT = 255
 # Docker reads these trees too, and a redirect, a metacopy or an index in a layer does not survive a
@@ -179,7 +182,21 @@ def configured(target: str, options: OverlayOptions, home: str, use: Callable[[i
             raise Unusable(errno.E2BIG, f"a value is longer than {_VALUE_LIMIT} bytes")
         _run_in(home, lambda: _configure(target, settings, use))
     else:
-        _configure(target, settings, use)
+        _uninterrupted(lambda: _configure(target, settings, use))
+
+
+def _uninterrupted(work: Callable[[], None]) -> None:
+    """Do without the signals whose handlers may raise.
+
+    A descriptor that is lost between two lines would keep the file system, and so its upper, in use
+    for the life of the process.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
+        work()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _settings(options: OverlayOptions, base: str | None) -> list[tuple[str, str]]:

@@ -7,6 +7,7 @@ so that the answer is about the store's mounts, whatever the module's parameters
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
@@ -208,7 +209,8 @@ def _try_overlay(place: str) -> _Overlay:
     finally:
         unmount(merged)
         # A mount namespace that was made meanwhile has a copy of the mount, which this takes away.
-        _answers(lambda: os.rmdir(merged) is None)
+        with contextlib.suppress(OSError):
+            os.rmdir(merged)
     result.busy_seen = busy and _answers(lambda: upper_is_free(upper, asking))
     if not result.works:
         result.reason = "what is mounted does not show the layers"

@@ -177,6 +177,7 @@ class Bench:
     links: dict[str, str] = attrs.Factory(dict)
     kept: list[int] = attrs.Factory(list)
     """Descriptors that a child left for after its death."""
+    judge: Judge | None = None
 
     @property
     def home(self) -> Path:
@@ -309,28 +310,115 @@ class Bench:
 
     def verdict(self, ended: Ended) -> str:
         """Mend the home, then judge it by what was acknowledged; empty where all invariants hold."""
-        done = len(ended.acknowledged)
-        given = ladder(self.first, self.scenario.given)[-1][-1]
-        allowed = ladder(given, self.scenario.when)[done]
         links = {k: v for k, v in self.links.items() if k not in self.scenario.renewed}
-        links |= _links(ended)
-        seq = max((value.get("seq", 0) for value in ended.acknowledged), default=0)
+        case = Case(
+            done=len(ended.acknowledged),
+            links=links | _links(ended),
+            seq=max((value.get("seq", 0) for value in ended.acknowledged), default=0),
+        )
+        if self.judge is None:
+            self.judge = Judge(self._decide, others=tuple(self.kept))
+        answer = self.judge.ask(case, self.kept)
+        self.drop_descriptors()
+        if answer is None:
+            self.judge = None
+            return "the verdict could not be found: its process ended"
+        if answer:
+            # What it has open, or mounted in its own sight, must not reach into the next round.
+            self.dismiss()
+        return answer
 
-        def work(live: Live, say: Callable[[Any], None]) -> None:
+    def dismiss(self) -> None:
+        if self.judge is not None:
+            self.judge.end()
+            self.judge = None
+
+    def _decide(self, case: Case, kept: list[int]) -> str:
+        """In the judge's process."""
+        given = ladder(self.first, self.scenario.given)[-1][-1]
+        allowed = ladder(given, self.scenario.when)[case.done]
+        settled: tuple[Any, ...] = ()
+        try:
             with self.patch():
-                settled = mend(live.home, self.scenario.mends)
-            for descriptor in self.kept:
+                settled = mend(self.home, self.scenario.mends)
+            for descriptor in kept:
                 os.close(descriptor)
-            try:
-                judge(live.home, allowed, links, settled, seq, lost=self.scenario.lost)
-            except Violation as violation:
-                say({"violation": f"{violation}\nrecovery settled: {settled}"})
+            judge(
+                self.home,
+                allowed,
+                case.links,
+                settled,
+                case.seq,
+                lost=self.scenario.lost,
+                foreign=self.scenario.foreign,
+            )
+        except Violation as violation:
+            return f"{violation}\nrecovery settled: {settled}"
+        except Exception:  # noqa: BLE001 - whatever it is, the store did not come back
+            return f"{traceback.format_exc(limit=-8)}\nrecovery settled: {settled}"
+        return ""
 
-        ended = self.child(work)
-        said = [entry["violation"] for entry in ended.lines if "violation" in entry]
-        if said:
-            return said[0]
-        return "" if ended.finished else f"the verdict could not be found: {ended.error}"
+
+@attrs.frozen
+class Case:
+    """What a verdict goes by."""
+
+    done: int
+    """Verbs that were acknowledged."""
+    links: dict[str, str]
+    seq: int
+
+
+class Judge:
+    """A process that mends and judges one home after the other.
+
+    It is not the fork server, which must never have a database open, and it lives on: a new child
+    would spend most of its time on copying the pages that it shares.
+    """
+
+    def __init__(self, decide: Callable[[Case, list[int]], str], *, others: tuple[int, ...]) -> None:
+        self._end, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._pid = os.fork()
+        if self._pid == 0:
+            try:
+                self._end.close()
+                for descriptor in others:
+                    os.close(descriptor)
+                gc.enable()
+                _serve(theirs, decide)
+            finally:
+                os._exit(1)
+        theirs.close()
+
+    def ask(self, case: Case, descriptors: list[int]) -> str | None:
+        """The violation, or an empty text; None where the process died over it.
+
+        The descriptors go along; this process must close its own at once.
+        """
+        socket.send_fds(self._end, [json.dumps(attrs.asdict(case)).encode()], descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        descriptors.clear()
+        answer = self._end.recv(1 << 20)
+        if answer:
+            return answer[1:].decode()
+        self.end()
+        return None
+
+    def end(self) -> None:
+        self._end.close()
+        os.waitpid(self._pid, 0)
+
+
+def _serve(end: socket.socket, decide: Callable[[Case, list[int]], str]) -> None:
+    while True:
+        signal.alarm(0)
+        data, descriptors, _, _ = socket.recv_fds(end, 1 << 20, 8)
+        if not data:
+            return
+        signal.alarm(PATIENCE)
+        answer = decide(Case(**json.loads(data)), list(descriptors))
+        end.send(b"=" + answer.encode()[: 1 << 17])
 
 
 def _warm_up() -> None:
@@ -384,6 +472,7 @@ def bench(name: str, patch: Patch = contextlib.nullcontext) -> Iterator[Bench]:
         made.prepare()
         yield made
     finally:
+        made.dismiss()
         made.clean()
         shutil.rmtree(place)
 

@@ -268,12 +268,21 @@ def _one(bench: Any, options: argparse.Namespace, result: Result) -> None:
 
 def mutant(options: argparse.Namespace, result: Result) -> None:
     """A changed protocol must fail a sweep by trace points or by calls."""
-    from tests.crash.bench import bench
+    from tests.crash.bench import Fault, bench
     from tests.crash.mutants import MUTANTS
 
-    with bench(options.scenario, MUTANTS[options.mutant].patch) as place:
+    changed = MUTANTS[options.mutant]
+    with bench(options.scenario, changed.patch) as place:
         if options.only:
             return _one(place, options, result)
+        alive = place.act(Fault("point", -1))
+        message = place.verdict(alive) if alive.finished else alive.error
+        if message and changed.always:
+            result.caught = f"without a kill: {message}"
+            return None
+        if message or changed.always:
+            result.fail(f"where nobody dies: {message or 'nothing is wrong'}", "nothing")
+            return None
         for kind, mode in (("point", "before"), ("call", "before"), ("call", "torn")):
             for fault, ended in _sweep(place, result, kind, mode):
                 message = place.verdict(ended)

@@ -73,20 +73,23 @@ def judge(
     last_seq: int,
     *,
     lost: Sequence[str] = (),
+    foreign: Sequence[str] = (),
 ) -> None:
     """Everything that must hold once the home was mended.
 
-    `lost`: layers that may be mounted in the index alone, until somebody gets them.
+    `lost`: layers that may be mounted in the index alone, until somebody gets them. `foreign`:
+    directories that somebody else may have made.
     """
     failed = [item for item in settled if item.what in ("failed", "isolated")]
     require(not failed, f"recovery could not settle: {failed}")
-    found = check(home, allowed, links, last_seq, lost=lost)
+    foreign = [name for name in foreign if (home / name).exists()]
+    found = check(home, allowed, links, last_seq, lost=lost, foreign=foreign)
     use(home, found)
     found = found.without_holds(
         lambda layer, _: layer in lost and not mountinfo.is_mount_root(f"{home}/{layer}/merged")
     )
     # The journal was folded already, and will not have forgotten how.
-    check(home, [found], links, last_seq, fold=False)
+    check(home, [found], links, last_seq, fold=False, foreign=foreign)
 
 
 def check(
@@ -97,6 +100,7 @@ def check(
     *,
     fold: bool = True,
     lost: Sequence[str] = (),
+    foreign: Sequence[str] = (),
 ) -> State:
     """The one allowed state that the home is in."""
     bad = [
@@ -104,6 +108,7 @@ def check(
         for finding in audit(home).findings
         if finding.severity is not m.Severity.NOTE
         and not (finding.code == "lost-mount" and finding.layer in lost)
+        and not (finding.code == "unknown-layer" and finding.layer in foreign)
     ]
     require(not bad, "audit: " + "; ".join(f"{f.code}: {f.message}" for f in bad))
     with Reader.open(home) as reader:
@@ -111,7 +116,7 @@ def check(
         if fold:
             _check_fold(reader)
         found = _state_of(home, reader)
-        _check_layers(home, reader)
+        _check_layers(home, reader, foreign)
         _check_mounts(home, reader, lost)
         for layer in reader.layers():
             if layer.id in links:
@@ -162,10 +167,13 @@ def files_in(directory: Path) -> dict[str, str]:
     }
 
 
-def _check_layers(home: Path, reader: Reader) -> None:
+def _check_layers(home: Path, reader: Reader, foreign: Sequence[str]) -> None:
     """Tree and index have the same layers and links, and a parent is committed in both."""
     layers = {layer.id: layer for layer in reader.layers()}
-    names = set(os.listdir(home)) - {layout.LINKS, layout.OWN}
+    for name in foreign:
+        content = files_in(home / name / "diff")
+        require(content == {"precious": "of another\n"}, f"{name} of another has now {content}")
+    names = set(os.listdir(home)) - {layout.LINKS, layout.OWN, *foreign}
     require(names == set(layers), f"in the tree: {sorted(names)}, in the index: {sorted(layers)}")
     links = {layer.link for layer in layers.values()}
     require(set(os.listdir(home / "l")) == links, "l/ has other names than the index")

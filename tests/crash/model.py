@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import attrs
 from layerstore import Store
 from layerstore.errors import LayerstoreError
 from layerstore.fs import trace
+from tests.crash import shim
 
 ME = "me"
 """The hold of the open store itself: it ends with the process."""
@@ -329,6 +331,54 @@ class Accomplice(Verb):
         _, status = os.waitpid(pid, 0)
         assert os.WIFSIGNALED(status), f"{self.point} was never passed"
         return {}
+
+
+@attrs.frozen
+class Meanwhile(Verb):
+    """A verb that must fail, because of what somebody else does at one point of it."""
+
+    verb: Verb
+    point: str
+    """A pattern, as the shell knows them."""
+    other: Callable[[Path], None]
+    error: str
+    """The code of the error that it must raise."""
+
+    def act(self, live: Live) -> dict[str, Any]:
+        outer = trace._hook
+
+        def hook(point: str) -> None:
+            if fnmatchcase(point, self.point):
+                apart(lambda: self.other(live.home))
+            if outer is not None:
+                outer(point)
+
+        trace.set_trace(hook)
+        try:
+            self.verb.act(live)
+        except (LayerstoreError, OSError) as error:
+            said = getattr(error, "code", type(error).__name__)
+            assert said == self.error, error
+            return {"refused": said}
+        finally:
+            trace.set_trace(outer)
+        raise AssertionError(f"{self.verb} was not refused")
+
+
+def apart(work: Callable[[], None]) -> None:
+    """Do something in another process, which no fault is meant for."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            shim.disarm()
+            trace.set_trace(None)
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(pid, 0)
+    assert status == 0, f"another process failed: {status}"
 
 
 def _content(live: Live, layer: str) -> Path:

@@ -26,6 +26,8 @@ from tests.crash.model import (
     GetLost,
     Initialize,
     KeepOpen,
+    Live,
+    Meanwhile,
     Open,
     Put,
     Rebuild,
@@ -61,6 +63,8 @@ class Scenario:
     """What a user does after the death: `open`, `initialize` first, or `rebuild` if need be."""
     renewed: tuple[str, ...] = ()
     """Layers of the template that are removed and created again, with another link."""
+    foreign: tuple[str, ...] = ()
+    """Directories that somebody else may have made: they stay, with what is in them."""
     lost: tuple[str, ...] = ()
     """Layers whose mount somebody took away: it may be in another namespace, so an open leaves
     it on record, and the next get finds out."""
@@ -148,6 +152,24 @@ def _found_mounted(home: Path) -> None:
     os.mkdir(home / "mid" / "merged", 0o700)
 
 
+# --- what others do meanwhile -------------------------------------------------------------------
+
+
+def _docker_creates(home: Path) -> None:
+    """Another driver makes a layer of that name."""
+    _plain_layer(home, "a", _STRAY, None)
+    (home / "a" / "diff" / "precious").write_text("of another\n")
+
+
+def _taken_for_dead(home: Path) -> None:
+    """Somebody removes the lock files of the living, and opens the store."""
+    for name in os.listdir(home / layout.OWNERS):
+        os.unlink(home / layout.OWNERS / name)
+    other = Live(home)
+    Open().act(other)
+    Close().act(other)
+
+
 TEMPLATES: Final = {
     "void": Template(exists=False),
     "empty": Template((Initialize(),)),
@@ -222,6 +244,8 @@ TEMPLATES: Final = {
 _O = (Open(),)
 _P = (Open("process"),)
 _D = "docker"
+_PUBLISH = "create:*:Publish:before"
+_OUTCOME = "create:outcome:before"
 
 SCENARIOS: Final = {
     scenario.name: scenario
@@ -239,6 +263,19 @@ SCENARIOS: Final = {
         Scenario("create-sync-parent", "read-base", _O, (Create("a", Facts("base")),)),
         Scenario("create-probe-parent", "draining", _O, (Create("a", Facts("mid")),)),
         Scenario("create-refused", "chain", _O, (Refused(Create("mid", _CHILD)),)),
+        Scenario(
+            "create-collides",
+            "chain",
+            _O,
+            (Meanwhile(Create("a", _CHILD), _PUBLISH, _docker_creates, "layer-exists"),),
+            foreign=("a",),
+        ),
+        Scenario(
+            "create-usurped",
+            "chain",
+            _O,
+            (Meanwhile(Create("a", _CHILD), _OUTCOME, _taken_for_dead, "owner-lost"),),
+        ),
         Scenario("create-read-write", "chain", _O, (Create("a", Facts("mid", read_write=True)),)),
         Scenario("create-base-process", "empty", _P, (Create("a"), Close())),
         Scenario("create-child-process", "chain", _P, (Create("a", _CHILD), Close())),

@@ -67,7 +67,7 @@ def _run(work: Callable[[], Any], writer: int) -> NoReturn:
     code = 0
     try:
         answer = (work(), "")
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - the parent is told, whatever it was
         answer, code = (None, traceback.format_exc()), 70
     try:
         with open(writer, "wb") as pipe:

@@ -16,25 +16,30 @@ def steps(store: Store, seed: int, count: int) -> None:
     """So many random calls; what the store refuses is part of the run."""
     choose = random.Random(seed)
     for _ in range(count):
-        there = [layer.id for layer in store.layers()]
-        new, holder = choose.choice(NAMES), choose.choice(HOLDERS)
-        name = choose.choice(there or NAMES)
-        parent = choose.choice([None, "nowhere", *there, *there])
-        acts: list[Callable[[], object]] = [
-            lambda: store.create(new, parent=parent, labels={"by": str(holder)}),
-            lambda: store.create_read_write(new, parent=parent),
-            lambda: store.get(name, holder=holder),
-            lambda: store.get(name, holder=holder),
-            lambda: store.put(name, holder=holder),
-            lambda: store.put(name, holder=holder),
-            lambda: store.remove(name),
-        ]
-        if choose.random() < 0.03:
-            acts = [store.cleanup, lambda: store.release(holder or "docker")]
         try:
-            choose.choice(acts)()
+            step(store, choose)
         except LayerstoreError:
             pass  # refused: nothing happened, or an undone operation stands in the journal
+
+
+def step(store: Store, choose: random.Random) -> None:
+    """One random call."""
+    there = [layer.id for layer in store.layers()]
+    new, holder = choose.choice(NAMES), choose.choice(HOLDERS)
+    name = choose.choice(there or NAMES)
+    parent = choose.choice([None, "nowhere", *there, *there])
+    acts: list[Callable[[], object]] = [
+        lambda: store.create(new, parent=parent, labels={"by": str(holder)}),
+        lambda: store.create_read_write(new, parent=parent),
+        lambda: store.get(name, holder=holder),
+        lambda: store.get(name, holder=holder),
+        lambda: store.put(name, holder=holder),
+        lambda: store.put(name, holder=holder),
+        lambda: store.remove(name),
+    ]
+    if choose.random() < 0.03:
+        acts = [store.cleanup, lambda: store.release(holder or "docker")]
+    choose.choice(acts)()
 
 
 def run(home: Path, *, seed: int, count: int, sittings: int = 3) -> None:

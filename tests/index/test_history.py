@@ -25,6 +25,7 @@ pytestmark = pytest.mark.root
 
 @pytest.fixture(scope="module")
 def reader(forest: Path) -> Iterator[Reader]:
+    """The forest, opened to be asked."""
     with Reader.open(forest) as reader:
         yield reader
 
@@ -41,10 +42,12 @@ def test_events_come_in_order_over_many_pages(reader: Reader) -> None:
 
 
 def every(reader: Reader, keep: Any) -> list[int]:
+    """The numbers of the events that are to be kept."""
     return [entry.seq for entry in reader.events() if keep(entry)]
 
 
 def seqs(reader: Reader, **filters: Any) -> list[int]:
+    """The numbers of the events that the filters let through."""
     return [entry.seq for entry in reader.events(**filters)]
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from layerstore import Reader, Store
+from layerstore import Layer, Reader, Store
 from layerstore import model as m
 from layerstore.db import engine
 from layerstore.errors import InvalidArgument, StoreClosed, UnknownLayer
@@ -28,8 +28,9 @@ def reader(forest: Path) -> Iterator[Reader]:
         yield reader
 
 
-def ids(layers: object) -> list[str]:
-    return [layer.id for layer in layers]  # type: ignore[attr-defined]
+def ids(layers: Iterable[Layer]) -> list[str]:
+    """The ids of layers."""
+    return [layer.id for layer in layers]
 
 
 def test_a_layer_has_what_it_was_created_with(reader: Reader) -> None:
@@ -51,7 +52,9 @@ def test_its_files_in_the_tree_agree(reader: Reader) -> None:
 
 def test_committed_layers_are_those_with_children(reader: Reader) -> None:
     """A layer is committed when something was built on it, and used when it was mounted or built on."""
-    assert ["c00", "hub"] == ids(x for x in map(reader.layer, ["c00", "hub", "lone"]) if x.committed)
+    assert ["c00", "hub"] == ids(
+        x for x in map(reader.layer, ["c00", "hub", "lone"]) if x.committed
+    )
     assert reader.layer("c11").committed  # of `gone`, its child that was
     assert (True, False) == (reader.layer("work").used, reader.layer("s000").used)
 

@@ -44,6 +44,7 @@ print("asked")
 
 
 def ids(reader: Reader) -> list[str]:
+    """The ids of all layers."""
     return [layer.id for layer in reader.layers()]
 
 
@@ -53,10 +54,10 @@ def test_no_question_reads_the_tree(forest: Path, tmp_path: Path) -> None:
     with Reader.open(forest) as reader:
         link = reader.layer("work").link
     log = tmp_path / "log"
-    command = [sys.executable, "-c", QUESTIONS, str(forest), link]
+    command = ["strace", "-f", "-y", "-qq", "-s", "4096", "-o", str(log), "-e", "trace=%file,%desc"]
+    command += [sys.executable, "-c", QUESTIONS, str(forest), link]
     done = subprocess.run(
-        ["strace", "-f", "-y", "-qq", "-s", "4096", "-o", log]
-        + ["-e", "trace=%file,%desc", *command],
+        command,
         env=environment(),
         cwd=ROOT,
         capture_output=True,
@@ -80,7 +81,8 @@ def test_the_watch_would_notice(forest: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     code = f"import os; os.stat({str(forest / 'work' / 'link')!r})"
     subprocess.run(
-        ["strace", "-f", "-o", log, "-e", "trace=%file,%desc", sys.executable, "-c", code], check=True
+        ["strace", "-f", "-o", log, "-e", "trace=%file,%desc", sys.executable, "-c", code],
+        check=True,
     )
     found = [line for line in log.read_text().splitlines() if "/work/link" in line]
     assert [] != [line for line in found if "execve" not in line]
@@ -130,7 +132,9 @@ def test_a_reader_works_where_nothing_can_be_written(forest: Path, read_only: Pa
     subprocess.run(command, env=environment(), cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
-def test_a_reader_on_a_read_only_mount_sees_what_is_in_the_wal(forest: Path, read_only: Path) -> None:
+def test_a_reader_on_a_read_only_mount_sees_what_is_in_the_wal(
+    forest: Path, read_only: Path
+) -> None:
     """While another process has the store open, its commits are seen through the read-only mount too."""
     with children.Gate() as written, children.Gate() as done:
 
@@ -196,7 +200,13 @@ def test_a_forked_child_cannot_use_its_parents_reader(forest: Path) -> None:
 
         def ask() -> tuple[str, ...]:
             refused = []
-            for question in (reader.layer, reader.children, reader.holders, reader.history, reader.resolve):
+            for question in (
+                reader.layer,
+                reader.children,
+                reader.holders,
+                reader.history,
+                reader.resolve,
+            ):
                 with pytest.raises(ForkedStore, match=f"opened by process {pid}"):
                     question("work")
                 refused.append(question.__name__)

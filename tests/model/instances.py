@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -33,7 +32,6 @@ def of_type(kind: Any) -> st.SearchStrategy[Any]:
     return st.from_type(kind)
 
 
-@functools.cache
 def instances(cls: type[Any]) -> st.SearchStrategy[Any]:
     """Instances of an event class."""
     hints = typing.get_type_hints(cls, vars(e))

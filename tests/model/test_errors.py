@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import inspect
 import re
+from typing import Any
 
 import pytest
 
 from layerstore import errors
 from layerstore.errors import LayerstoreError
 
-CLASSES = {
+CLASSES: dict[str, type[LayerstoreError]] = {
     name: cls
     for name, cls in vars(errors).items()
-    if isinstance(cls, type) and issubclass(cls, Exception) and cls.__module__ == errors.__name__
+    if isinstance(cls, type)
+    and issubclass(cls, LayerstoreError)
+    and cls.__module__ == errors.__name__
 }
 
 
@@ -69,7 +72,7 @@ def example(cls: type[LayerstoreError]) -> LayerstoreError:
     """An instance, with arguments by the kinds that its parameters have."""
     values = {"str": "thing", "int": 3, "tuple[str, ...]": ("one", "two"), "bool": True}
     parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
-    arguments = [
+    arguments: list[Any] = [
         values[str(p.annotation)] for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD
     ]
     return cls(*arguments)

@@ -51,7 +51,9 @@ def sensible(draw: st.DrawFn, cls: type[Any]) -> Any:
         values["chain"] = tuple(draw(name) for _ in links)
     if cls is e.LayerCreateIntended:
         values["parent"] = draw(st.none() | name)
-        values |= {"parent_link": links[0]} if values["parent"] else {"parent_link": "", "lower": ""}
+        values |= (
+            {"parent_link": links[0]} if values["parent"] else {"parent_link": "", "lower": ""}
+        )
     if cls is e.LayerUnmountIntended:
         values["reason"] = draw(st.sampled_from(["put", "cleanup", "no holder", "lost"]))
     if cls is e.TreeCorrectIntended:
@@ -188,7 +190,13 @@ def every(cls: type[Any]) -> Iterator[Any]:
         "correction": plan.CORRECTIONS,
         "parent": (None, "parent"),
     }
-    fixed = {"link": one, "parent_link": two, "lower": f"l/{two}", "chain": ("parent",), "name": one}
+    fixed: dict[str, Any] = {
+        "link": one,
+        "parent_link": two,
+        "lower": f"l/{two}",
+        "chain": ("parent",),
+        "name": one,
+    }
     fixed |= {"labels": {}, "storage_options": {}, "depth": 1}
     choices = {}
     for name, kind in typing.get_type_hints(cls, vars(e)).items():

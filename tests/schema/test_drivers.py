@@ -156,7 +156,9 @@ def test_one_module_imports_a_sqlite_driver() -> None:
                     modules = [text]  # a name for importlib
                 case _:
                     continue
-            if any(name.partition(".")[0] in {"sqlite3", "_sqlite3", "pysqlite3"} for name in modules):
+            if any(
+                name.partition(".")[0] in {"sqlite3", "_sqlite3", "pysqlite3"} for name in modules
+            ):
                 found.add(path.relative_to(PACKAGE).as_posix())
     assert {"db/engine.py"} == found
 

@@ -22,6 +22,7 @@ LISTINGS = {
     "SELECT_OWNERS": "owners",
     "SELECT_OPEN_OWNERS": "owners USING INDEX ix_owners_open",  # of those that are open
     "SELECT_OPERATIONS": "operations",
+    "SELECT_OPERATION_OF": "operations",  # has rows only of what is in flight; asked at close
     "SELECT_INDEX": "layers",
     "SELECT_HOLDS": "holds",
     "SELECT_MOUNTS": "mounts",
@@ -35,7 +36,8 @@ LISTINGS = {
 DATA = {
     name: value
     for name, value in vars(sql).items()
-    if isinstance(value, str) and value.split()[0] in {"SELECT", "INSERT", "UPDATE", "DELETE", "WITH"}
+    if isinstance(value, str)
+    and value.split()[0] in {"SELECT", "INSERT", "UPDATE", "DELETE", "WITH"}
 }
 
 PLANS = """

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy
 
 from layerstore import Reader, Store
 from layerstore.audit import audit
@@ -27,6 +28,7 @@ pytestmark = pytest.mark.root
 
 
 def database(home: Path) -> Path:
+    """The database of a store."""
     return home / layout.DATABASE
 
 
@@ -41,13 +43,16 @@ def own_files(home: Path) -> dict[str, bytes]:
     SQLite makes `-shm` and an empty `-wal` also for a connection that may only read.
     """
     own = home / layout.OWN
-    found = {str(path.relative_to(own)): path.read_bytes() for path in own.rglob("*") if path.is_file()}
+    found = {
+        str(path.relative_to(own)): path.read_bytes() for path in own.rglob("*") if path.is_file()
+    }
     found.pop("journal.db-shm", None)
     assert b"" == found.pop("journal.db-wal", b"")
     return found
 
 
 def set_revision(home: Path, revision: str) -> None:
+    """Let the database say that it has this schema."""
     connection = engine.driver.connect(database(home))
     with connection:
         connection.execute("UPDATE alembic_version SET version_num = ?", (revision,))
@@ -55,6 +60,7 @@ def set_revision(home: Path, revision: str) -> None:
 
 
 def ids(store: Reader) -> list[str]:
+    """The ids of all layers."""
     return [layer.id for layer in store.layers()]
 
 
@@ -106,7 +112,9 @@ def test_the_upgrade_has_the_store_to_itself(
     assert ["locked"] == seen
 
 
-def test_a_process_that_has_the_store_open_makes_it_busy(old_home: Path, newer_package: str) -> None:
+def test_a_process_that_has_the_store_open_makes_it_busy(
+    old_home: Path, newer_package: str
+) -> None:
     """The schema is not changed under an older process: the open fails, and changes nothing."""
     with children.Gate() as opened, children.Gate() as done:
 
@@ -178,7 +186,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Callable[[Killer], None]:
         def made(path: str) -> Any:
             database = make(path)
 
-            @migrate.sa.event.listens_for(database, "connect")
+            @sqlalchemy.event.listens_for(database, "connect")
             def _(connection: Any, __: Any) -> None:
                 connection.set_trace_callback(killer)
 
@@ -190,7 +198,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Callable[[Killer], None]:
             return connection
 
         monkeypatch.setattr(migrate, "_sqlalchemy", made)
-        monkeypatch.setattr(migrate.engine, "connect", connected)
+        monkeypatch.setattr(engine, "connect", connected)
 
     return watch
 
@@ -244,7 +252,9 @@ def test_a_newer_schema_is_refused_untouched(old_home: Path, way: str) -> None:
     assert before == own_files(old_home)
 
 
-@pytest.mark.parametrize("words", [("ls",), ("create", "x"), ("status",), ("recover",), ("db", "upgrade")])
+@pytest.mark.parametrize(
+    "words", [("ls",), ("create", "x"), ("status",), ("recover",), ("db", "upgrade")]
+)
 def test_the_program_ends_with_12_on_a_newer_schema(old_home: Path, words: tuple[str, ...]) -> None:
     """Every command ends with exit code 12 on a newer schema, and leaves the files as they were."""
     set_revision(old_home, "9999")

@@ -150,6 +150,18 @@ def test_get_against_remove(store, round_):
     check_settled(store)
 
 
+def test_threads_remove_one_layer(store):
+    """Of 8 threads that remove one layer one does it, and the others are told that there is none."""
+    store.create("p")
+    store.create("c", parent="p")
+    store.get("c")
+
+    results = _at_once(*[lambda: store.remove("c")] * 8)
+    assert 1 == results.count(None)
+    assert 7 == sum(isinstance(result, UnknownLayer) for result in results)
+    check_settled(store)
+
+
 def test_get_while_a_child_is_being_created_is_read_only(store, worker, home):
     """From the intent of a child on, a get of its parent is read-only."""
     store.create("p")

@@ -921,6 +921,31 @@ def test_release_ends_the_holds_of_a_name_that_never_returns(pair, worker):
     pair.remove("c")
 
 
+def test_reboot_ends_the_holds_of_what_was_mounted(pair, home):
+    """After a reboot nothing is mounted, and nobody holds what was; no layer is lost."""
+    pair.get("c", holder="docker")
+    pair.create("d", parent="p")
+    pair.create("e", parent="d")
+    pair.get("d", holder="docker")
+    pair.close()
+    for name in ("c", "d"):
+        run("umount", home / name / "merged")
+    connection = engine.connect(str(home / layout.DATABASE), read_only=False, timeout=5)
+    connection.execute("UPDATE owners SET boot_id = 'another', closed_at = NULL")
+    connection.execute("UPDATE mounts SET boot_id = 'another'")
+    connection.close()
+
+    with Store.open(home) as store:
+        assert [] == [item for item in store.settled if item.what == "failed"]
+        assert () == store.holders()
+        assert () == store.mounts()
+        assert [".layerstore", "c", "d", "e", "l", "p"] == sorted(os.listdir(home))
+        assert not (home / "c/merged").exists()
+        check_settled(store)
+        with store.mounted("c"), store.mounted("d"):
+            pass
+
+
 # --- 18: slow readers and hung settlers ---------------------------------------------------------
 
 

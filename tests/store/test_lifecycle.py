@@ -726,6 +726,49 @@ def test_cleanup_leaves_the_home_and_others_alone(bare):
         assert (bare / "theirs").is_mount()
 
 
+def test_cleanup_goes_on_past_a_layer_that_is_busy(home, worker):
+    """A layer that another process is at does not keep the others mounted; the error comes at the end."""
+    other = worker(home)
+    for name, parent in (("a", None), ("b", "a"), ("c", "a")):
+        other.do(f"store.create({name!r}, parent={parent!r}).id")
+    other.do("str(store.get('b'))")
+    other.do("str(store.get('c'))")
+    other.do("stop_at('unmount:intent:after')")
+    other.send("store.put('b')")
+    other.stopped()
+
+    with Store.open(home, timeout=0.05) as store:
+        with pytest.raises(Busy, match="Layer b has a unmount in flight"):
+            store.cleanup()
+        assert ["b"] == [mount.layer for mount in store.mounts()]
+    other.go_on()
+    assert True is other.value()
+    assert [] == mounted(home)
+
+
+@pytest.mark.parametrize("label", ['a"b', "a\nb", "a\0b"])
+def test_bad_mount_labels_are_refused(store, label):
+    """A label that could break out of its quotes is refused, by create and by get."""
+    store.create("a")
+    store.create("b", parent="a")
+    with pytest.raises(InvalidArgument, match="cannot be a mount label"):
+        store.create("c", mount_label=label)
+    with pytest.raises(InvalidArgument, match="cannot be a mount label"):
+        store.get("b", mount_label=label)
+    check_settled(store)
+
+
+def test_mount_label_that_the_kernel_refuses(store):
+    """A get whose label the kernel does not take fails in the kernel's words, and leaves nothing."""
+    store.create("a")
+    store.create("b", parent="a", mount_label="no such context")
+
+    with pytest.raises(OSError, match="cannot mount an overlay"):
+        store.get("b")
+    assert "merged" not in _files(store, "b")
+    check_settled(store)
+
+
 @pytest.mark.parametrize("verb", ["put", "remove", "cleanup"])
 def test_unmounting_is_aware_of_paths(store, verb):
     """A layer whose id begins with that of another keeps its mount when the other one goes."""
@@ -873,7 +916,7 @@ def test_durability_decides_what_is_synced(home):
 
 def test_durability_must_be_known(home):
     """A durability that does not exist is refused."""
-    with pytest.raises(ValueError, match="perhaps"):
+    with pytest.raises(InvalidArgument, match="perhaps"):
         Store.open(home, durability="perhaps")
 
 

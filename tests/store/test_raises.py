@@ -241,7 +241,7 @@ def test_a_call_that_raises_settles_its_operation(home, case, error):
             swallowed = error is Broken and point.startswith("empty:")
             assert swallowed is (raised is None), point
             assert isinstance(raised, error) or "broken by the test" in str(raised) or swallowed
-            assert set() == store._hands.active, point
+            assert {} == store._hands.active, point
             assert () == store.operations(), point
             assert case.view(store, tag) in {before, after, *case.between}, point
             if not case.drifts:
@@ -299,7 +299,7 @@ def test_a_settling_that_raises_is_made_up_for(home, case, error):
                         _drop(store, other, case, tag)
                         break
                     pairs += 1
-                    assert set() == store._hands.active, seen
+                    assert {} == store._hands.active, seen
                     living = [o for o in store.operations() if not o.abandoned]
                     assert [] == living, seen
                     _check_works(case, other if pairs % 2 else store, tag, after)
