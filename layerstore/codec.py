@@ -51,7 +51,6 @@ TAGS: Final[dict[str, type[Any]]] = {
 _TAG_OF: Final = {cls: tag for tag, cls in TAGS.items()}
 
 
-
 def _exactly(value: Any, cls: type[Any]) -> Any:
     """A value of this very type. cattrs would make one: a layer "None" of a null."""
     if type(value) is not cls:

@@ -144,23 +144,31 @@ def holders(tx: Transaction, layer: str) -> tuple[str, ...]:
     return tuple(rows.hold(row).holder for row in tx.all(sql.SELECT_HOLDS_ON, layer=layer))
 
 
-def get(
-    tx: Transaction, layer: str, holder: str, *, home: str, mount_label: str, lost: list[m.Mount]
-) -> e.LayerMountIntended | None:
-    """One hold more, or the first mount.
+@attrs.define
+class Place:
+    """Where a layer's content is to be had: what a get finds out beside its intent."""
 
-    Where the journal has a mount that is not to be seen from here, it goes into `lost` instead.
-    """
-    lost.clear()
+    path: str = ""
+    """Relative to the home."""
+    lost: m.Mount | None = None
+    """A mount of the journal's that is not to be seen from here; nothing was decided then."""
+
+
+def get(
+    tx: Transaction, layer: str, holder: str, *, home: str, mount_label: str, place: Place
+) -> e.LayerMountIntended | None:
+    """One hold more, or the first mount; `place` says where, or what is in the way."""
+    place.lost = None
     tx.require_idle(layer)
     found = _usable(tx, layer)
+    place.path = layout.diff(layer) if found.parent is None else layout.merged(layer)
     if found.parent is None:
         tx.append(e.HoldTaken(layer, holder))
         return None
     mounted = mountinfo.is_mount_root(f"{home}/{layout.merged(layer)}")
     row = tx.one(sql.SELECT_MOUNT, layer=layer)
     if row is not None and not mounted:
-        lost.append(rows.mount(row))
+        place.lost = rows.mount(row)
         return None
     if mounted:
         foreign = found_mount(home, tx, layer) if row is None else None

@@ -71,7 +71,7 @@ class Hands:
     def _forget_interrupted(self) -> None:
         """What this thread was still said to be at when an interruption threw it out of there."""
         me = threading.get_ident()
-        for operation in [name for name, thread in self.active.items() if thread == me]:
+        for operation in [name for name, thread in list(self.active.items()) if thread == me]:
             del self.active[operation]
 
     def is_alive(self, owner: str) -> bool:
@@ -290,10 +290,12 @@ def gather(home: str, operation: str, intent: e.Intent) -> state.Evidence:
 
 
 def settle_operations(hands: Hands) -> Iterator[m.Settled]:
-    """Settle whatever dead owners, or owners that gave up, left in flight."""
+    """Settle whatever dead owners, owners that gave up, and interrupted calls left in flight."""
     for row in hands.journal.database.read(sql.SELECT_OPERATIONS):
         operation = rows.operation(row)
-        if operation.abandoned or not hands.is_alive(operation.owner):
+        ours = operation.owner == hands.journal.author.owner
+        left = ours and operation.id not in hands.active
+        if left or operation.abandoned or not hands.is_alive(operation.owner):
             settled = settle(hands, operation)
             if settled is not None:
                 yield settled

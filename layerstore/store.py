@@ -238,21 +238,19 @@ class Store(Reader):
         """
         holder = self._me if holder is None else m.check_holder(holder)
         decide.checked_mount_label(mount_label)
-        lost: list[m.Mount] = []
+        place = decide.Place()
 
         def decision(tx: Transaction, _: str) -> e.Intent | None:
-            return decide.get(tx, id, holder, home=self._home, mount_label=mount_label, lost=lost)
+            return decide.get(tx, id, holder, home=self._home, mount_label=mount_label, place=place)
 
         self._operate(decision)
-        while lost:
+        while place.lost is not None:
             # The journal says it is mounted and the kernel does not: end that mount, then mount.
-            for settled in recovery.end_mount(self._hands, lost[0], reason="lost"):
+            for settled in recovery.end_mount(self._hands, place.lost, reason="lost"):
                 if settled.what == "failed":
                     raise Busy(settled.message, hint="It is mounted in another mount namespace.")
             self._operate(decision)
-        found = self.layer(id)
-        place = layout.diff(id) if found.parent is None else layout.merged(id)
-        return Path(f"{self._home}/{place}")
+        return Path(f"{self._home}/{place.path}")
 
     def put(self, id: str, *, holder: str | None = None) -> bool:  # noqa: A002
         """Give one hold back; True if it was the last one and the layer was unmounted.

@@ -26,11 +26,11 @@ def write_file(path: str, content: str, *, mode: int, synced: bool) -> None:
     """Write a file in place, for a place that nobody reads yet; `synced` before it is closed."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
-        if content:
-            data = content.encode()
-            os.ftruncate(descriptor, 0)
-            while data:
-                data = data[os.write(descriptor, data) :]
+        # No truncation: repeated after a crash it writes the same text over itself, and ext4 would
+        # write a truncated file out at its close.
+        data = content.encode()
+        while data:
+            data = data[os.write(descriptor, data) :]
         os.fchmod(descriptor, mode)
         if synced:
             sync(descriptor, path)

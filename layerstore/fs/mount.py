@@ -219,7 +219,10 @@ def _configure(target: str, settings: list[tuple[str, str]], use: Callable[[int]
     context = syscalls.fsopen("overlay", syscalls.FSOPEN_CLOEXEC)
     try:
         for key, value in settings:
-            syscalls.fsconfig(context, syscalls.FSCONFIG_SET_STRING, key, value, 0)
+            if value:
+                syscalls.fsconfig(context, syscalls.FSCONFIG_SET_STRING, key, value, 0)
+            else:
+                syscalls.fsconfig(context, syscalls.FSCONFIG_SET_FLAG, key, None, 0)
         syscalls.fsconfig(context, syscalls.FSCONFIG_CMD_CREATE, None, None, 0)
         use(context)
     except OSError as error:

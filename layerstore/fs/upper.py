@@ -6,6 +6,8 @@ import errno
 import os
 import time
 
+import attrs
+
 from layerstore.fs.mount import (
     OverlayOptions,
     Unmounted,
@@ -15,6 +17,11 @@ from layerstore.fs.mount import (
     unmount,
 )
 from layerstore.fs.tree import remove_tree
+
+_ASKING = (("index", "on"),)
+_QUICK = (*_ASKING, ("volatile", ""))
+"""Without `volatile` the kernel syncs the whole file system when the probe's superblock ends. Every
+kernel with ``lowerdir+`` has it."""
 
 
 def upper_is_free(diff: str, scratch: str, *, wait: float = 0.05) -> bool:
@@ -53,12 +60,12 @@ def _probe(diff: str, scratch: str) -> None:
     upper, work, merged = (f"{scratch}/{name}" for name in ("upper", "work", "merged"))
     os.mkdir(upper, 0o700)
     os.mkdir(work, 0o700)
-    options = OverlayOptions((diff,), upper, work, extra=(("index", "on"),))
+    options = OverlayOptions((diff,), upper, work, extra=_ASKING)
     base = os.path.commonpath((diff, scratch))
     try:
         # Created and dropped without being attached: nobody can see it, a kill leaves nothing
         # mounted.
-        configured(diff, options, base, lambda _: None)
+        configured(diff, attrs.evolve(options, extra=_QUICK), base, lambda _: None)
     except Unusable:
         os.mkdir(merged, 0o700)
         mount_overlay(merged, options, home=base, styles=("absolute", "relative"))

@@ -113,13 +113,17 @@ class Snapshot:
                 if entry.is_symlink():
                     entries.append((name, "link", mode, os.readlink(entry.path), ()))
                     continue
-                kept = tuple((key, os.getxattr(entry.path, key)) for key in os.listxattr(entry.path))
+                kept = tuple(
+                    (key, os.getxattr(entry.path, key)) for key in os.listxattr(entry.path)
+                )
                 if not entry.is_dir():
                     content = Path(entry.path).read_bytes()
                     entries.append((name, "file", mode, content, kept))
                     continue
                 over = entry.name == "merged" and mountinfo.is_mount_root(entry.path)
-                entries.append((name, "directory", 0o700 if over else mode, None, kept * (not over)))
+                entries.append(
+                    (name, "directory", 0o700 if over else mode, None, kept * (not over))
+                )
                 if over:
                     mounted.append(relative.rstrip("/"))
                 else:
@@ -200,7 +204,8 @@ class Bench:
                 ours.close()
                 signal.alarm(PATIENCE)
                 shim.ignore(write)
-                work(Live(self.home, theirs), lambda value: _say(write, value))
+                live = Live(self.home, theirs, lambda value: _say(write, value))
+                work(live, live.say)
                 code = 0
             except BaseException:  # noqa: BLE001 - it is told to the server
                 shim.disarm()
@@ -315,6 +320,7 @@ class Bench:
             done=len(ended.acknowledged),
             links=links | _links(ended),
             seq=max((value.get("seq", 0) for value in ended.acknowledged), default=0),
+            foreign=[entry["foreign"] for entry in ended.lines if entry.get("foreign")],
         )
         if self.judge is None:
             self.judge = Judge(self._decide, others=tuple(self.kept))
@@ -350,7 +356,7 @@ class Bench:
                 settled,
                 case.seq,
                 lost=self.scenario.lost,
-                foreign=self.scenario.foreign,
+                foreign=case.foreign,
             )
         except Violation as violation:
             return f"{violation}\nrecovery settled: {settled}"
@@ -367,6 +373,8 @@ class Case:
     """Verbs that were acknowledged."""
     links: dict[str, str]
     seq: int
+    foreign: list[str]
+    """Layers that another made meanwhile."""
 
 
 class Judge:
@@ -376,7 +384,9 @@ class Judge:
     would spend most of its time on copying the pages that it shares.
     """
 
-    def __init__(self, decide: Callable[[Case, list[int]], str], *, others: tuple[int, ...]) -> None:
+    def __init__(
+        self, decide: Callable[[Case, list[int]], str], *, others: tuple[int, ...]
+    ) -> None:
         self._end, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._pid = os.fork()
         if self._pid == 0:
@@ -475,5 +485,3 @@ def bench(name: str, patch: Patch = contextlib.nullcontext) -> Iterator[Bench]:
         made.dismiss()
         made.clean()
         shutil.rmtree(place)
-
-

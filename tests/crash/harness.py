@@ -9,6 +9,10 @@
 
 Each runs as a process of its own, the fork server, and prints one line of JSON about itself. A
 failure names the one command that shows it again (--only FAULT [--then FAULT]).
+
+Without --all, a state of the disk is not visited twice: what lies behind a step and in front of the
+next is one state, and so is what lies behind a write and in front of the next call. Every point is
+visited at least once all the same.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("scenario")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, default=0, help="pairs to visit; 0: all")
+    parser.add_argument("--all", action="store_true", help="visit the same state twice, too")
     parser.add_argument("--mutant", default="")
     parser.add_argument("--only", default="", help="one fault: call:17:before or point:3:before")
     parser.add_argument("--then", default="", help="a second one, in the recovery")
@@ -103,8 +108,10 @@ def _enter() -> None:
 # --- sweeps -------------------------------------------------------------------------------------
 
 
-def _sweep(bench: Any, result: Result, kind: str, mode: str) -> Iterator[tuple[Any, Any]]:
-    """Die at every point in turn; (fault, end) of each death.
+def _sweep(
+    bench: Any, result: Result, kind: str, mode: str, *, skip: Callable[[list[str], int], bool]
+) -> Iterator[tuple[Any, Any, list[str]]]:
+    """Die at every point in turn; (fault, end, names of all points) of each death.
 
     The last one is the point after which nothing is left to die at. A run can be shorter than the
     counting one where the kernel was quicker: only a run that comes to its end ends the sweep, and
@@ -122,18 +129,16 @@ def _sweep(bench: Any, result: Result, kind: str, mode: str) -> Iterator[tuple[A
         raise Enough
     index = missed = 0
     while True:
-        if mode == "torn" and index < len(names) and names[index] not in shim.TORN:
+        if index < len(names) and skip(names, index):
             index += 1
             continue
-        if mode == "torn" and index >= len(names):
-            return
         fault = Fault(kind, index, mode)
         ended = bench.act(fault)
         if ended.died:
             result.points += 1
             result.kills += 1
             missed = 0
-            yield fault, ended
+            yield fault, ended, names
             index += 1
         elif ended.finished and index >= len(names):
             return
@@ -155,18 +160,19 @@ def _judge(bench: Any, result: Result, ended: Any, fault: Any, then: Any = None)
             raise Enough
 
 
-def _again(bench: Any, result: Result, ended: Any, fault: Any, mode: str = "before") -> None:
+def _again(bench: Any, result: Result, ended: Any, fault: Any, *, everything: bool) -> None:
     """Die at every point of the recovery from a death, each time in a copy of what it left."""
     from tests.crash.bench import Fault, Snapshot
 
     left = Snapshot.take(bench.home) if bench.home.exists() else None
-    index = 0
-    while True:
+    bench.renew(left)
+    names = bench.recover(Fault(fault.kind, -1)).names
+    for index in range(len(names)):
+        if not everything and _same_state(names, index):
+            continue
         bench.renew(left)
-        then = Fault(fault.kind, index, mode)
+        then = Fault(fault.kind, index)
         second = bench.recover(then)
-        if second.finished:
-            return
         if not second.died:
             result.fail(f"the recovery did not die of the fault: {second.error}", fault, then)
             raise Enough
@@ -174,7 +180,17 @@ def _again(bench: Any, result: Result, ended: Any, fault: Any, mode: str = "befo
         result.kills += 1
         result.pairs += 1
         _judge(bench, result, ended, fault, then)
-        index += 1
+
+
+def _same_state(names: list[str], index: int) -> bool:
+    """Whether nothing can happen between this trace point and the next one."""
+    if index + 1 == len(names):
+        return False
+    here, there = names[index].rpartition(":"), names[index + 1].rpartition(":")
+    of_one = here[0].rpartition(":")[0].rpartition(":")[0]
+    return (
+        here[2] == "after" and there[2] == "before" and of_one in there[0] and "bury" not in here[0]
+    )
 
 
 def enumerate_points(options: argparse.Namespace, result: Result) -> None:
@@ -184,8 +200,12 @@ def enumerate_points(options: argparse.Namespace, result: Result) -> None:
     with bench(options.scenario) as place:
         if options.only:
             return _one(place, options, result)
-        for fault, ended in _sweep(place, result, "point", "before"):
-            _again(place, result, ended, fault)
+        for fault, ended, names in _sweep(place, result, "point", "before", skip=_nothing):
+            if options.all or not _same_state(names, fault.index):
+                _again(place, result, ended, fault, everything=options.all)
+            else:
+                _judge(place, result, ended, fault)
+                continue
             # Died again: the recovery's points were visited in copies of what the first death left.
             ended = place.act(fault)
             result.kills += int(ended.died)
@@ -199,10 +219,27 @@ def kills(options: argparse.Namespace, result: Result) -> None:
     with bench(options.scenario) as place:
         if options.only:
             return _one(place, options, result)
-        for mode in ("before", "after", "torn"):
-            for fault, ended in _sweep(place, result, "call", mode):
+        for mode, skip in (
+            ("before", _nothing),
+            ("after", _nothing if options.all else _writes),
+            ("torn", _not_writes),
+        ):
+            for fault, ended, _ in _sweep(place, result, "call", mode, skip=skip):
                 _judge(place, result, ended, fault)
     return None
+
+
+def _nothing(names: list[str], index: int) -> bool:
+    return False
+
+
+def _writes(names: list[str], index: int) -> bool:
+    """What lies behind a write is what lies in front of the next call; but for the last one."""
+    return names[index] in shim.TORN and index + 1 < len(names)
+
+
+def _not_writes(names: list[str], index: int) -> bool:
+    return names[index] not in shim.TORN
 
 
 def double(options: argparse.Namespace, result: Result) -> None:
@@ -283,8 +320,12 @@ def mutant(options: argparse.Namespace, result: Result) -> None:
         if message or changed.always:
             result.fail(f"where nobody dies: {message or 'nothing is wrong'}", "nothing")
             return None
-        for kind, mode in (("point", "before"), ("call", "before"), ("call", "torn")):
-            for fault, ended in _sweep(place, result, kind, mode):
+        for kind, mode, skip in (
+            ("point", "before", _nothing),
+            ("call", "before", _nothing),
+            ("call", "torn", _not_writes),
+        ):
+            for fault, ended, _ in _sweep(place, result, kind, mode, skip=skip):
                 message = place.verdict(ended)
                 if message:
                     result.caught = f"{fault}: {message}"

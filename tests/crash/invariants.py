@@ -78,11 +78,10 @@ def judge(
     """Everything that must hold once the home was mended.
 
     `lost`: layers that may be mounted in the index alone, until somebody gets them. `foreign`:
-    directories that somebody else may have made.
+    directories that somebody else made meanwhile.
     """
     failed = [item for item in settled if item.what in ("failed", "isolated")]
     require(not failed, f"recovery could not settle: {failed}")
-    foreign = [name for name in foreign if (home / name).exists()]
     found = check(home, allowed, links, last_seq, lost=lost, foreign=foreign)
     use(home, found)
     found = found.without_holds(
@@ -123,7 +122,9 @@ def check(
                 require(layer.link == links[layer.id], f"{layer.id} has another link")
     _check_own(home)
     wanted = [state.after_death() for state in allowed]
-    require(found in wanted, f"the store is\n  {found}\nand may be\n  " + "\n  ".join(map(str, wanted)))
+    require(
+        found in wanted, f"the store is\n  {found}\nand may be\n  " + "\n  ".join(map(str, wanted))
+    )
     for (layer, holder), count in found.holds.items():
         require(not holder.startswith(m.OWNER_PREFIX), f"{layer}: {holder} holds it {count} times")
     return found
@@ -171,6 +172,7 @@ def _check_layers(home: Path, reader: Reader, foreign: Sequence[str]) -> None:
     """Tree and index have the same layers and links, and a parent is committed in both."""
     layers = {layer.id: layer for layer in reader.layers()}
     for name in foreign:
+        require((home / name).exists(), f"{name}, which another made, is gone")
         content = files_in(home / name / "diff")
         require(content == {"precious": "of another\n"}, f"{name} of another has now {content}")
     names = set(os.listdir(home)) - {layout.LINKS, layout.OWN, *foreign}
@@ -252,6 +254,3 @@ def mounts_below(home: Path) -> list[str]:
         if point.startswith(f"{home}/"):
             found.append(point)
     return found
-
-
-

@@ -86,6 +86,8 @@ class Live:
     home: Path
     server: socket.socket | None = None
     """Where descriptors go that must outlive this process."""
+    say: Callable[[Any], None] = lambda _: None
+    """Tells the server something at once."""
     store: Store | None = None
     kept: list[int] = attrs.Factory(list)
 
@@ -343,6 +345,8 @@ class Meanwhile(Verb):
     other: Callable[[Path], None]
     error: str
     """The code of the error that it must raise."""
+    makes: str = ""
+    """The layer that the other makes, which nobody may touch."""
 
     def act(self, live: Live) -> dict[str, Any]:
         outer = trace._hook
@@ -350,6 +354,7 @@ class Meanwhile(Verb):
         def hook(point: str) -> None:
             if fnmatchcase(point, self.point):
                 apart(lambda: self.other(live.home))
+                live.say({"foreign": self.makes})
             if outer is not None:
                 outer(point)
 

@@ -139,9 +139,7 @@ def _two_transactions() -> contextlib.AbstractContextManager[None]:
 def _empty_without_intent() -> contextlib.AbstractContextManager[None]:
     """Removes leave the trash to a walk that no row tells of."""
 
-    def finish(
-        self: Journal, operation: str, outcome: Any, *, full: bool, then: Any = None
-    ) -> int:
+    def finish(self: Journal, operation: str, outcome: Any, *, full: bool, then: Any = None) -> int:
         return original(self, operation, outcome, full=full)
 
     def empty(hands: recovery.Hands, operation: str, intent: e.TrashEmptyIntended) -> None:
@@ -202,7 +200,8 @@ def _in_place() -> contextlib.AbstractContextManager[None]:
 
 
 def _write_in_place(path: str, content: str, *, mode: int) -> None:
-    durable.write_file(path, content, mode=mode, sync=True)
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(content)
 
 
 def _whoever_it_is() -> contextlib.AbstractContextManager[None]:
@@ -218,9 +217,7 @@ def _whoever_it_is() -> contextlib.AbstractContextManager[None]:
 def _no_fence() -> contextlib.AbstractContextManager[None]:
     """An owner that was taken for dead goes on, and is not told."""
 
-    def finish(
-        self: Journal, operation: str, outcome: Any, *, full: bool, then: Any = None
-    ) -> int:
+    def finish(self: Journal, operation: str, outcome: Any, *, full: bool, then: Any = None) -> int:
         with self.transaction(full=full) as transaction:
             seq = transaction.append(outcome, operation=operation)
             if then is not None:
@@ -258,9 +255,7 @@ MUTANTS: Final = {
     "empty-undo": Mutant(
         "recovery gives up emptying the trash", "remove-base", _rule(Verb.EMPTY, Rule.UNDO)
     ),
-    "intent-late": Mutant(
-        "the intent is written after the effects", "create-child", _intent_late
-    ),
+    "intent-late": Mutant("the intent is written after the effects", "create-child", _intent_late),
     "outcome-early": Mutant(
         "the outcome is written before the effects", "create-child", _outcome_early
     ),
@@ -299,7 +294,7 @@ MUTANTS: Final = {
     ),
     "uncommitted": Mutant(
         "a create does not mark its parent committed",
-        "create-child",
+        "create-sync-parent",
         _plans("_FORWARD", e.LayerCreateIntended, lambda steps: _uncommitted(steps)),
         always=True,
     ),
@@ -312,8 +307,8 @@ MUTANTS: Final = {
     "compare-forgotten": Mutant(
         "the comparison is ticked off before it is done", "rebuild", _comparison_forgotten
     ),
-    "no-owner-row": Mutant("an owner has a lock and no row", "get-more-own", _no_owner_row),
-    "unburied": Mutant("the holds of the dead stay", "get-more-own", _nobody_is_buried),
+    "no-owner-row": Mutant("an owner has a lock and no row", "close-holding", _no_owner_row),
+    "unburied": Mutant("the holds of the dead stay", "close-holding", _nobody_is_buried),
     "in-place": Mutant("store.json is written in place", "create-base", _in_place),
     "whoever": Mutant(
         "undo takes a layer away by its name alone", "create-collides", _whoever_it_is, always=True
@@ -345,5 +340,3 @@ def _uncommitted(steps: plan.Steps) -> plan.Steps:
         for step in steps
         if not (isinstance(step, s.WriteFile) and step.path.endswith(layout.COMMITTED))
     )
-
-

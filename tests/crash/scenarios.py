@@ -63,8 +63,6 @@ class Scenario:
     """What a user does after the death: `open`, `initialize` first, or `rebuild` if need be."""
     renewed: tuple[str, ...] = ()
     """Layers of the template that are removed and created again, with another link."""
-    foreign: tuple[str, ...] = ()
-    """Directories that somebody else may have made: they stay, with what is in them."""
     lost: tuple[str, ...] = ()
     """Layers whose mount somebody took away: it may be in another namespace, so an open leaves
     it on record, and the next get finds out."""
@@ -267,8 +265,7 @@ SCENARIOS: Final = {
             "create-collides",
             "chain",
             _O,
-            (Meanwhile(Create("a", _CHILD), _PUBLISH, _docker_creates, "layer-exists"),),
-            foreign=("a",),
+            (Meanwhile(Create("a", _CHILD), _PUBLISH, _docker_creates, "layer-exists", "a"),),
         ),
         Scenario(
             "create-usurped",

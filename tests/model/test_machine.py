@@ -48,8 +48,8 @@ LONG = os.environ.get("LAYERSTORE_TEST_LONG") == "1"
 SEED = int(os.environ.get("LAYERSTORE_TEST_SEED") or random.SystemRandom().randrange(2**32))
 OWN = "own"
 """The model's word for the holder that is the open store itself."""
-POINTS = {"create": 34, "get": 11, "put": 9, "remove": 21}
-"""About how many trace points a verb passes."""
+POINTS = {"create": 36, "get": 18, "put": 12, "remove": 24}
+"""More trace points than a verb passes: now and then it ends, and its process dies after that."""
 DIED = 77
 """How a child leaves at the trace point that was chosen for it."""
 
@@ -388,4 +388,4 @@ def test_the_machine_would_notice(omitted: str, monkeypatch: pytest.MonkeyPatch)
     """With one act of recovery left out, the same machine finds the store different from its model."""
     monkeypatch.setattr(recovery, omitted, lambda hands: iter(()))
     with pytest.raises((AssertionError, LayerstoreError)):
-        drive(examples=100, phases=[Phase.generate])
+        drive(examples=300, phases=[Phase.generate])

@@ -316,3 +316,46 @@ def _drop(store: Store, other: Store, case: Case, tag: str) -> None:
         with contextlib.suppress(*AGAIN):
             while not opened.put(case.layer + tag):
                 pass
+
+
+STORM = """
+import random, signal, time
+def interrupt(*_):
+    raise KeyboardInterrupt
+def work(numbers):
+    for n in numbers:
+        name = f"c{n}"
+        store.create(name, parent="p")
+        store.get(name)
+        store.put(name)
+        store.remove(name)
+def storm(seconds):
+    random.seed(seconds)
+    signal.signal(signal.SIGALRM, interrupt)
+    numbers, hits, end = iter(range(10**6)), 0, time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0005, 0.01))
+            work(numbers)
+        except KeyboardInterrupt:
+            hits += 1
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    return hits
+"""
+
+
+def test_interruptions_between_any_two_lines(home, worker):
+    """A process that is interrupted hundreds of times, wherever it is, goes on and leaves nothing behind."""
+    other = worker(home, "nsenter", f"--mount=/proc/{os.getpid()}/ns/mnt")
+    other.do("store.create('p').id")
+    other.do(STORM)
+    assert 50 < other.do("storm(2)")
+
+    other.do("str(store.recover())")
+    assert [] == other.do("[str(o) for o in store.operations()]")
+    other.do("store.create('last', parent='p').id")
+    other.do("str(store.get('last'))")
+    other.do("store.cleanup()")
+    assert [] == findings(home)
+    assert [] == mounted(home)
+    assert 0 == other.end()
