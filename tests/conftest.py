@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ("tests.crash.summary",)
+
 MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
 

@@ -84,11 +84,17 @@ def connect(path: str, *, read_only: bool, timeout: float) -> Connection:
         return _connect(path, "mode=rw", timeout=timeout)
     try:
         return _connect(path, "mode=ro", timeout=timeout)
-    except StoreDamaged:
+    except StoreDamaged as error:
         # On a medium that cannot be written SQLite cannot make its -shm. Without a WAL with content
         # the file alone is the database.
         if os.path.exists(f"{path}-wal") and os.path.getsize(f"{path}-wal"):
-            raise
+            if os.access(os.path.dirname(path), os.W_OK):
+                raise
+            raise StoreDamaged(
+                f"The database {path} has a write-ahead log, which cannot be read from where "
+                "nothing can be written.",
+                hint="Open the store once where it can be written. Nothing is lost.",
+            ) from error
         return _connect(path, "mode=ro&immutable=1", timeout=timeout)
 
 

@@ -18,6 +18,11 @@ def set_trace(hook: Hook | None) -> None:
     _hook = hook
 
 
+def current() -> Hook | None:
+    """The hook that is set."""
+    return _hook
+
+
 def trace(point: str) -> None:
     """Pass a trace point."""
     if _hook is not None:

@@ -28,11 +28,14 @@ import attrs
 
 from layerstore import codec
 from layerstore.fs import mount, mountinfo, trace
+from layerstore.testing import dying_at, points
 from tests.crash import shim
 from tests.crash.invariants import Violation, judge, mend, mounts_below
 from tests.crash.model import Live, State, ladder, line
 from tests.crash.scenarios import SCENARIOS, TEMPLATES, Scenario
 
+BEGIN, END = "/fault-armed", "/fault-disarmed"
+"""What is asked for, and is not there, around the part of a marked run that is counted."""
 STOPPED = 77
 """The exit status of a process that stopped itself at a trace point."""
 PATIENCE = 90
@@ -277,8 +280,7 @@ class Bench:
         """Nothing of a round is left, in the kernel or on the disk."""
         self.drop_descriptors()
         for point in reversed(mounts_below(self.place)):
-            if libc.umount2(os.fsencode(point), MNT_DETACH | UMOUNT_NOFOLLOW) != 0:
-                raise OSError(ctypes.get_errno(), "umount2", point)
+            detach(point)
         if self.home.exists():
             shutil.rmtree(self.home)
 
@@ -287,8 +289,11 @@ class Bench:
         if snapshot is not None:
             snapshot.restore(self.home)
 
-    def act(self, fault: Fault) -> Ended:
-        """The scenario in a fresh copy, with one fault; its process is dead afterwards."""
+    def act(self, fault: Fault, *, marked: bool = False) -> Ended:
+        """The scenario in a fresh copy, with one fault; its process is dead afterwards.
+
+        `marked`: two calls that change nothing enclose what the fault is meant for.
+        """
         self.renew(self.start)
 
         def work(live: Live, say: Callable[[Any], None]) -> None:
@@ -296,11 +301,15 @@ class Bench:
                 for verb in self.scenario.given:
                     verb.act(live)
                 with armed(fault, say):
+                    if marked:
+                        os.access(BEGIN, os.F_OK)
                     for verb in self.scenario.when:
                         value = verb.act(live)
                         if live.store is not None and not live.store._closed:
                             value["seq"] = live.store.last_seq()
                         say({"value": value})
+                    if marked:
+                        os.access(END, os.F_OK)
 
         return self.child(work)
 
@@ -453,30 +462,55 @@ def _links(ended: Ended) -> dict[str, str]:
 @contextlib.contextmanager
 def armed(fault: Fault, say: Callable[[Any], None]) -> Iterator[None]:
     """Die at the fault's point; or live to say which points were passed."""
-    names: list[str] = []
     if fault.kind == "call":
         shim.arm(fault.index, fault.mode if fault.index >= 0 else "count")
-    else:
-
-        def hook(point: str) -> None:
-            if len(names) == fault.index:
-                os._exit(STOPPED)
-            names.append(point)
-
-        trace.set_trace(hook)
-    yield
-    if fault.kind == "call":
+        yield
         names = shim.disarm()
+    elif fault.index >= 0:
+        names = []
+        with dying_at(fault.index, how=lambda: os._exit(STOPPED)):
+            yield
     else:
-        trace.set_trace(None)
+        with points() as names:
+            yield
     say({"names": names})
+
+
+def base() -> str:
+    """Where homes are made."""
+    return os.path.realpath(os.environ.get("LAYERSTORE_TEST_DIR", "/dev/shm"))
+
+
+def detach(point: str) -> None:
+    """Take a mount down, busy or not."""
+    if libc.umount2(os.fsencode(point), MNT_DETACH | UMOUNT_NOFOLLOW) != 0:
+        raise OSError(ctypes.get_errno(), "umount2", point)
+
+
+def in_child(work: Callable[[], Any]) -> None:
+    """Do something in a forked child; Violation with its words where it raises."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        except BaseException:  # noqa: BLE001 - it is told to the server
+            os.write(write, traceback.format_exc(limit=-8).encode()[:60_000])
+        finally:
+            os._exit(code)
+    os.close(write)
+    with open(read, encoding="utf-8") as words:
+        said = words.read()
+    if os.waitpid(pid, 0)[1]:
+        raise Violation(said)
 
 
 @contextlib.contextmanager
 def bench(name: str, patch: Patch = contextlib.nullcontext) -> Iterator[Bench]:
     """A bench for a scenario, in a directory of its own that is gone afterwards."""
-    base = os.path.realpath(os.environ.get("LAYERSTORE_TEST_DIR", "/dev/shm"))
-    place = Path(tempfile.mkdtemp(prefix="layerstore-crash-", dir=base))
+    place = Path(tempfile.mkdtemp(prefix="layerstore-crash-", dir=base()))
     made = Bench(place, SCENARIOS[name], patch)
     try:
         made.prepare()

@@ -6,6 +6,7 @@
     kills       SIGKILL before and after every mutating call, and in the middle of every write
     double      SIGKILL at a call, then SIGKILL at a call of the recovery: pairs
     mutant      a changed protocol (--mutant NAME), until a sweep catches it
+    living      several processes on one home, of which some are killed (--limit SECONDS)
 
 Each runs as a process of its own, the fork server, and prints one line of JSON about itself. A
 failure names the one command that shows it again (--only FAULT [--then FAULT]).
@@ -56,6 +57,8 @@ class Result:
     mutant: str = ""
     caught: str = ""
     """How a mutant was caught."""
+    calls: dict[str, int] = attrs.Factory(dict)
+    """How often each call was seen, where that was asked."""
     failures: list[str] = attrs.Factory(list)
 
     def fail(self, message: str, fault: Any, then: Any = None) -> None:
@@ -74,6 +77,7 @@ class Enough(Exception):
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run one campaign; 1 where it found something."""
     parser = argparse.ArgumentParser(prog="python -m tests.crash.harness")
     parser.add_argument("campaign", choices=sorted(CAMPAIGNS))
     parser.add_argument("scenario")
@@ -206,14 +210,15 @@ def enumerate_points(options: argparse.Namespace, result: Result) -> None:
             else:
                 _judge(place, result, ended, fault)
                 continue
-            # Died again: the recovery's points were visited in copies of what the first death left.
-            ended = place.act(fault)
-            result.kills += int(ended.died)
-            _judge(place, result, ended, fault)
+            # Once more: the recovery's points were visited in copies of what the first death left.
+            once_more = place.act(fault)
+            result.kills += int(once_more.died)
+            _judge(place, result, once_more, fault)
     return None
 
 
 def kills(options: argparse.Namespace, result: Result) -> None:
+    """Calls: in front of each, behind each, and in the middle of each write."""
     from tests.crash.bench import bench
 
     with bench(options.scenario) as place:
@@ -333,11 +338,37 @@ def mutant(options: argparse.Namespace, result: Result) -> None:
     return None
 
 
+def living(options: argparse.Namespace, result: Result) -> None:
+    """Several processes on one home, for --limit seconds."""
+    from tests.crash.invariants import Violation
+    from tests.crash.living import crowd
+
+    try:
+        counts = crowd(options.limit or 15, options.seed)
+    except Violation as violation:
+        result.fail(str(violation), f"--limit {options.limit}")
+    else:
+        result.kills, result.points = counts["kills"], counts["in_flight"]
+
+
+def count(options: argparse.Namespace, result: Result) -> None:
+    """No fault: how often the library saw which call, between two calls that strace can find."""
+    from tests.crash.bench import Fault, bench
+
+    with bench(options.scenario) as place:
+        ended = place.act(Fault("call", -1), marked=True)
+        result.points = len(ended.names)
+        for name in ended.names:
+            result.calls[name] = result.calls.get(name, 0) + 1
+
+
 CAMPAIGNS = {
     "enumerate": enumerate_points,
     "kills": kills,
     "double": double,
     "mutant": mutant,
+    "living": living,
+    "count": count,
 }
 
 if __name__ == "__main__":

@@ -191,7 +191,7 @@ def _check_layers(home: Path, reader: Reader, foreign: Sequence[str]) -> None:
 
 def _check_mounts(home: Path, reader: Reader, lost: Sequence[str]) -> None:
     """Kernel and index have the same mounts: those of layers with a parent that somebody holds."""
-    points = {point for point in mounts_below(home)}
+    points = set(mounts_below(home))
     held = {hold.layer for hold in reader.holders()}
     indexed = {mount.layer: mount for mount in reader.mounts()}
     for layer in lost:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
@@ -21,6 +20,7 @@ import attrs
 from layerstore import Store
 from layerstore.errors import LayerstoreError
 from layerstore.fs import trace
+from layerstore.testing import die, hooked
 from tests.crash import shim
 
 ME = "me"
@@ -321,13 +321,9 @@ class Accomplice(Verb):
             try:
                 other = Live(live.home)
                 Open().act(other)
-                trace.set_trace(
-                    lambda point: (
-                        os.kill(os.getpid(), signal.SIGKILL) if point == self.point else None
-                    )
-                )
-                for verb in self.verbs:
-                    verb.act(other)
+                with hooked(lambda point: die() if point == self.point else None):
+                    for verb in self.verbs:
+                        verb.act(other)
             finally:
                 os._exit(1)
         _, status = os.waitpid(pid, 0)
@@ -349,7 +345,7 @@ class Meanwhile(Verb):
     """The layer that the other makes, which nobody may touch."""
 
     def act(self, live: Live) -> dict[str, Any]:
-        outer = trace._hook
+        outer = trace.current()
 
         def hook(point: str) -> None:
             if fnmatchcase(point, self.point):
@@ -358,15 +354,13 @@ class Meanwhile(Verb):
             if outer is not None:
                 outer(point)
 
-        trace.set_trace(hook)
         try:
-            self.verb.act(live)
+            with hooked(hook):
+                self.verb.act(live)
         except (LayerstoreError, OSError) as error:
             said = getattr(error, "code", type(error).__name__)
             assert said == self.error, error
             return {"refused": said}
-        finally:
-            trace.set_trace(outer)
         raise AssertionError(f"{self.verb} was not refused")
 
 

@@ -82,6 +82,26 @@ def _without(kind: type[Any]) -> Callable[[plan.Steps], plan.Steps]:
     return lambda steps: tuple(step for step in steps if not isinstance(step, kind))
 
 
+def _late_link(steps: plan.Steps) -> plan.Steps:
+    """Publish first; the link file is written where the layer then is."""
+    found = list(steps)
+    kinds = [type(step) for step in found]
+    link = found.pop(kinds.index(s.WriteFile))
+    publish = next(step for step in found if isinstance(step, s.Publish))
+    assert isinstance(link, s.WriteFile)
+    late = attrs.evolve(link, path=layout.link_file(publish.target))
+    at = found.index(publish) + 1
+    return (*found[:at], late, *found[at:])
+
+
+def _uncommitted(steps: plan.Steps) -> plan.Steps:
+    return tuple(
+        step
+        for step in steps
+        if not (isinstance(step, s.WriteFile) and step.path.endswith(layout.COMMITTED))
+    )
+
+
 # --- the order of journal and effects -----------------------------------------------------------
 
 
@@ -265,7 +285,7 @@ MUTANTS: Final = {
     "publish-first": Mutant(
         "a layer is published before its link file is written",
         "create-base",
-        _plans("_FORWARD", e.LayerCreateIntended, lambda steps: _late_link(steps)),
+        _plans("_FORWARD", e.LayerCreateIntended, _late_link),
     ),
     "unlink-first": Mutant(
         "a remove unlinks l/<LINK> before it renames the layer away",
@@ -295,7 +315,7 @@ MUTANTS: Final = {
     "uncommitted": Mutant(
         "a create does not mark its parent committed",
         "create-sync-parent",
-        _plans("_FORWARD", e.LayerCreateIntended, lambda steps: _uncommitted(steps)),
+        _plans("_FORWARD", e.LayerCreateIntended, _uncommitted),
         always=True,
     ),
     "empty-unsaid": Mutant(
@@ -320,23 +340,3 @@ MUTANTS: Final = {
         "an owner that was taken for dead goes on", "create-usurped", _no_fence, always=True
     ),
 }
-
-
-def _late_link(steps: plan.Steps) -> plan.Steps:
-    """Publish first; the link file is written where the layer then is."""
-    found = list(steps)
-    kinds = [type(step) for step in found]
-    link = found.pop(kinds.index(s.WriteFile))
-    publish = next(step for step in found if isinstance(step, s.Publish))
-    assert isinstance(link, s.WriteFile)
-    late = attrs.evolve(link, path=layout.link_file(publish.target))
-    at = found.index(publish) + 1
-    return (*found[:at], late, *found[at:])
-
-
-def _uncommitted(steps: plan.Steps) -> plan.Steps:
-    return tuple(
-        step
-        for step in steps
-        if not (isinstance(step, s.WriteFile) and step.path.endswith(layout.COMMITTED))
-    )

@@ -22,6 +22,7 @@ if LOADED:
 
 
 def compiler() -> str | None:
+    """The C compiler, where there is one."""
     return shutil.which("gcc") or shutil.which("cc")
 
 
@@ -48,6 +49,7 @@ def _module() -> list[str]:
 
 
 def arm(number: int, mode: str) -> None:
+    """Count from here, and die at the call with this number."""
     assert LOADED, "the library is not preloaded"
     _libc.fault_arm(ctypes.c_long(number), MODES[mode])
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from layerstore import Reader, Store
-from layerstore.errors import ForkedStore
+from layerstore.errors import ForkedStore, StoreDamaged
+from layerstore.fs import layout
 from tests.cli.running import ROOT, environment
 from tests.index import children
 
@@ -106,15 +109,24 @@ def test_a_reader_writes_nothing(forest: Path) -> None:
     assert before == look()
 
 
-@pytest.fixture
-def read_only(forest: Path, bare: Path) -> Iterator[Path]:
-    """The forest, seen through a bind mount that cannot be written."""
+@contextlib.contextmanager
+def bound_read_only(home: Path, bare: Path) -> Iterator[Path]:
+    """A home, seen through a bind mount that cannot be written."""
     point = bare / "read-only"
     point.mkdir()
-    subprocess.run(["mount", "--bind", forest, point], check=True)
-    subprocess.run(["mount", "-o", "remount,bind,ro", point], check=True)
-    yield point
-    subprocess.run(["umount", point], check=True)
+    subprocess.run(["mount", "--bind", home, point], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", point], check=True)
+        yield point
+    finally:
+        subprocess.run(["umount", point], check=True)
+
+
+@pytest.fixture
+def read_only(forest: Path, bare: Path) -> Iterator[Path]:
+    """The forest, seen through a mount that cannot be written."""
+    with bound_read_only(forest, bare) as point:
+        yield point
 
 
 def test_a_reader_works_where_nothing_can_be_written(forest: Path, read_only: Path) -> None:
@@ -151,6 +163,39 @@ def test_a_reader_on_a_read_only_mount_sees_what_is_in_the_wal(
                 assert "of-the-child" in {hold.holder for hold in reader.holders("lone")}
             done.open()
             assert 0 == child.wait().code
+
+
+def killed_with_a_wal(home: Path) -> None:
+    """Create a layer and die: it stands in the WAL only."""
+
+    def work() -> None:
+        Store.open(home).create("base")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert signal.SIGKILL == children.run(work).signal
+    assert 0 < (home / f"{layout.DATABASE}-wal").stat().st_size
+
+
+def test_what_a_dead_process_left_can_be_read_from_a_read_only_mount(
+    home: Path, bare: Path
+) -> None:
+    """After a kill the WAL that it left is read also through a mount that cannot be written."""
+    killed_with_a_wal(home)
+    with bound_read_only(home, bare) as point, Reader.open(point) as reader:
+        assert ["base"] == ids(reader)
+        assert [1] == [len(reader.owners())]
+
+
+def test_a_wal_that_cannot_be_read_is_not_called_damage_to_rebuild(home: Path, bare: Path) -> None:
+    """Where SQLite cannot read a WAL for want of a place to write, nobody is told to rebuild."""
+    killed_with_a_wal(home)
+    (home / f"{layout.DATABASE}-shm").unlink()
+    with bound_read_only(home, bare) as point:
+        with pytest.raises(StoreDamaged, match="write-ahead log") as caught:
+            Reader.open(point)
+        assert "rebuild" not in caught.value.hint
+    with Store.open(home) as store:
+        assert ["base"] == ids(store)
 
 
 def test_a_reader_sees_whole_operations_while_a_store_writes(home: Path) -> None:

@@ -48,8 +48,10 @@ LONG = os.environ.get("LAYERSTORE_TEST_LONG") == "1"
 SEED = int(os.environ.get("LAYERSTORE_TEST_SEED") or random.SystemRandom().randrange(2**32))
 OWN = "own"
 """The model's word for the holder that is the open store itself."""
-POINTS = {"create": 36, "get": 18, "put": 12, "remove": 24}
-"""More trace points than a verb passes: now and then it ends, and its process dies after that."""
+POINTS = {"create": 34, "get": 11, "put": 9, "remove": 21}
+"""About how many trace points a verb passes."""
+NEVER = 10_000
+"""A point that no verb reaches: it ends, and its process dies after that."""
 DIED = 77
 """How a child leaves at the trace point that was chosen for it."""
 
@@ -205,6 +207,8 @@ class Machine(RuleBasedStateMachine):
         self.store = Store.open(self.home, timeout=5)
         self.model = Model()
         self.number = 0
+        self.create("a", None)
+        self.create("b", "a")
 
     @rule(layer=ids, parent=st.none() | ids)
     def create(self, layer: str, parent: str | None) -> None:
@@ -280,7 +284,7 @@ class Machine(RuleBasedStateMachine):
         if not legal:
             return
         layer, parent, holder = data.draw(st.sampled_from(legal))
-        point = data.draw(st.integers(0, POINTS[verb]))
+        point = data.draw(st.sampled_from([*range(POINTS[verb] + 1), *[NEVER] * 5]))
         if alone:
             self.store.close()
             self.model.end()
@@ -378,14 +382,14 @@ def drive(*, examples: int, phases: Collection[Phase]) -> None:
 
 def test_the_store_is_its_model() -> None:
     """Whatever is done in whatever order, crashes included, the store says what the model says."""
-    drive(examples=2800 if LONG else 140, phases=[Phase.explicit, Phase.generate, Phase.shrink])
+    drive(examples=2400 if LONG else 120, phases=[Phase.explicit, Phase.generate, Phase.shrink])
     print(f"{Machine.moves} moves, {Machine.crashes} crashes, seed {SEED}")
     assert Machine.crashes > 40
 
 
-@pytest.mark.parametrize("omitted", ["unmount_unheld", "settle_operations"])
+@pytest.mark.parametrize("omitted", ["settle_operations", *["unmount_unheld"] * LONG])
 def test_the_machine_would_notice(omitted: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With one act of recovery left out, the same machine finds the store different from its model."""
     monkeypatch.setattr(recovery, omitted, lambda hands: iter(()))
-    with pytest.raises((AssertionError, LayerstoreError)):
-        drive(examples=300, phases=[Phase.generate])
+    with pytest.raises((AssertionError, LayerstoreError, OSError)):
+        drive(examples=1000, phases=[Phase.generate])

@@ -1,0 +1,17 @@
+"""Several processes on one home, of which one is killed again and again."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.crash.campaigns import LONG, Campaigns
+
+pytestmark = [pytest.mark.crash, pytest.mark.root]
+
+
+@pytest.mark.parametrize("run", range(40 if LONG else 1))
+def test_the_death_of_one_touches_nothing_of_the_others(campaigns: Campaigns, run: int) -> None:
+    """While one process dies at random, what the others hold stays, and nothing said is lost."""
+    result = campaigns.run("living", "crowd", "--limit", "60" if LONG else "15")
+    assert result["kills"] >= 60
+    assert result["points"] >= 10, "hardly anything was in flight when it died"
