@@ -46,6 +46,8 @@ class Hands:
     """Operations that some thread of this process is at, and which one."""
     changed: threading.Condition = attrs.Factory(threading.Condition)
     """Notified when an operation leaves `active`."""
+    thread: threading.local = attrs.Factory(threading.local)
+    """`inside`: this thread is inside an operation."""
 
     @contextlib.contextmanager
     def working_on(self, operation: str) -> Iterator[bool]:

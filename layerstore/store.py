@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal, Self, overload
 
-from layerstore import decide, description, making, opening, recovery
+from layerstore import decide, description, making, opening, recovery, waiting
 from layerstore import events as e
 from layerstore import model as m
 from layerstore.db import engine
@@ -29,7 +27,7 @@ from layerstore.errors import (
     UnknownHolder,
 )
 from layerstore.fs import layout
-from layerstore.journal import InFlight, Transaction
+from layerstore.journal import Transaction
 from layerstore.reader import Reader, check_not_newer, revision
 
 
@@ -45,7 +43,6 @@ class Store(Reader):
         self._hands = opened.hands
         self._timeout = timeout
         self._me = m.OWNER_PREFIX + opened.hands.journal.author.owner
-        self._working = threading.local()
         self._closed = False
 
     # --- making and opening -------------------------------------------------------------------
@@ -339,55 +336,17 @@ class Store(Reader):
     def _unmount(self, layer: str, reason: str) -> bool:
         return self._operate(lambda tx, _: decide.unmount(tx, layer, reason=reason)) is not None
 
-    # --- waiting ------------------------------------------------------------------------------
+    # --- the rest -----------------------------------------------------------------------------
 
     def _operate(self, decision: recovery.Decision) -> e.Intent | None:
         """Run one operation, after whatever is in flight on its layers."""
         self._check_usable()
-        if getattr(self._working, "now", False):
-            raise LayerstoreError("A verb was called while its thread was inside another one.")
-        deadline = time.monotonic() + self._timeout
-        pause = 0.001
-        self._working.now = True
         try:
-            while True:
-                try:
-                    return recovery.run(self._hands, decision)
-                except InFlight as blocked:
-                    pause = self._wait(blocked.operation, deadline, pause)
+            return waiting.operate(
+                self._hands, decision, timeout=self._timeout, name_of=self._name_of
+            )
         except UnicodeEncodeError as error:
             raise InvalidArgument(f"{error.object!r} is not a text in UTF-8.") from error
-        finally:
-            self._working.now = False
-
-    def _wait(self, operation: m.Operation, deadline: float, pause: float) -> float:
-        """Settle an operation that nobody is at, or wait a moment; Busy after the deadline."""
-        hands = self._hands
-        ours = operation.owner == hands.journal.author.owner
-        with hands.changed:
-            active = operation.id in hands.active
-        if not active and (ours or operation.abandoned or not hands.is_alive(operation.owner)):
-            settled = recovery.settle(hands, operation)
-            if settled is not None and settled.what == "failed":
-                raise Busy(
-                    f"Layer {operation.layer} has an unfinished {operation.verb} that cannot be "
-                    f"settled ({settled.message.rstrip('.')}).",
-                    hint="'layerstore audit' says more; every other layer is usable.",
-                )
-            if settled is not None:
-                return pause
-        if time.monotonic() >= deadline:
-            raise Busy(
-                f"Layer {operation.layer} has a {operation.verb} in flight (operation "
-                f"{operation.id}, owner {self._name_of(operation.owner)}).",
-                hint="Try again; 'layerstore status' lists what is in flight.",
-            )
-        with hands.changed:
-            if operation.id in hands.active:
-                hands.changed.wait(min(1.0, max(0.0, deadline - time.monotonic())))
-                return pause
-        time.sleep(pause)
-        return min(pause * 2, 0.05)
 
     def _name_of(self, owner: str) -> str:
         found = self.owner(owner)

@@ -382,9 +382,9 @@ def drive(*, examples: int, phases: Collection[Phase]) -> None:
 
 def test_the_store_is_its_model() -> None:
     """Whatever is done in whatever order, crashes included, the store says what the model says."""
-    drive(examples=2400 if LONG else 120, phases=[Phase.explicit, Phase.generate, Phase.shrink])
+    drive(examples=2000 if LONG else 100, phases=[Phase.explicit, Phase.generate, Phase.shrink])
     print(f"{Machine.moves} moves, {Machine.crashes} crashes, seed {SEED}")
-    assert Machine.crashes > 40
+    assert Machine.crashes > 30
 
 
 @pytest.mark.parametrize("omitted", ["settle_operations", *["unmount_unheld"] * LONG])
