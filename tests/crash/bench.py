@@ -23,11 +23,12 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
+from unittest import mock
 
 import attrs
 
 from layerstore import codec
-from layerstore.fs import mount, mountinfo, trace
+from layerstore.fs import mount, mountinfo, trace, upper
 from layerstore.testing import dying_at, points
 from tests.crash import shim
 from tests.crash.invariants import Violation, judge, mend, mounts_below
@@ -41,6 +42,7 @@ STOPPED = 77
 PATIENCE = 90
 """Seconds after which a child that hangs is ended, and counts as a failure."""
 
+Kind = Literal["call", "point"]
 Mode = Literal["before", "after", "torn"]
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
 libc = ctypes.CDLL(None, use_errno=True)
@@ -50,7 +52,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 class Fault:
     """Where a process dies: at the n-th mutating call, or at the n-th trace point; -1: nowhere."""
 
-    kind: Literal["call", "point"]
+    kind: Kind
     index: int
     mode: Mode = "before"
 
@@ -160,11 +162,21 @@ class Snapshot:
 def _mount(home: str, layer: str) -> None:
     """Mount a layer as the store does: read-only with its own content in front once it is committed."""
     directory = f"{home}/{layer}"
+    if os.path.isdir(f"{directory}/l1"):
+        _mount_trial(home, directory)
+        return
     lowers = tuple(f"{home}/{part}" for part in Path(f"{directory}/lower").read_text().split(":"))
     if os.path.exists(f"{directory}/committed"):
         options = mount.OverlayOptions((f"{directory}/diff", *lowers), None, None)
     else:
         options = mount.OverlayOptions(lowers, f"{directory}/diff", f"{directory}/work")
+    mount.mount_overlay(f"{directory}/merged", options, home=home)
+
+
+def _mount_trial(home: str, directory: str) -> None:
+    """Mount as the probes of kernel and file system do."""
+    lowers = (f"{directory}/l2", f"{directory}/l1")
+    options = mount.OverlayOptions(lowers, f"{directory}/upper", f"{directory}/work")
     mount.mount_overlay(f"{directory}/merged", options, home=home)
 
 
@@ -244,6 +256,20 @@ class Bench:
             os.close(descriptor)
         self.kept.clear()
 
+    @contextlib.contextmanager
+    def patched(self) -> Iterator[None]:
+        """The mutant, if there is one; and nobody waits for what stays busy in this scenario.
+
+        How often a busy mount is tried again is a matter of time, and the points must not be.
+        """
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.patch())
+            if self.scenario.busy:
+                for function in (mount.unmount, upper.upper_is_free):
+                    values = {"wait": 0.0}
+                    stack.enter_context(mock.patch.object(function, "__kwdefaults__", values))
+            yield
+
     # --- the parts of a round -----------------------------------------------------------------
 
     def prepare(self) -> None:
@@ -297,7 +323,7 @@ class Bench:
         self.renew(self.start)
 
         def work(live: Live, say: Callable[[Any], None]) -> None:
-            with self.patch():
+            with self.patched():
                 for verb in self.scenario.given:
                     verb.act(live)
                 with armed(fault, say):
@@ -317,7 +343,7 @@ class Bench:
         """What the user does next, with a fault of its own."""
 
         def work(live: Live, say: Callable[[Any], None]) -> None:
-            with self.patch(), armed(fault, say):
+            with self.patched(), armed(fault, say):
                 mend(live.home, self.scenario.mends)
 
         return self.child(work)
@@ -354,7 +380,7 @@ class Bench:
         allowed = ladder(given, self.scenario.when)[case.done]
         settled: tuple[Any, ...] = ()
         try:
-            with self.patch():
+            with self.patched():
                 settled = mend(self.home, self.scenario.mends)
             for descriptor in kept:
                 os.close(descriptor)

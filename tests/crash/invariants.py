@@ -87,8 +87,8 @@ def judge(
     found = found.without_holds(
         lambda layer, _: layer in lost and not mountinfo.is_mount_root(f"{home}/{layer}/merged")
     )
-    # The journal was folded already, and will not have forgotten how.
-    check(home, [found], links, last_seq, fold=False, foreign=foreign)
+    # The audit and the fold of the journal had their turn.
+    check(home, [found], links, last_seq, whole=False, foreign=foreign)
 
 
 def check(
@@ -97,29 +97,23 @@ def check(
     links: Mapping[str, str],
     last_seq: int = 0,
     *,
-    fold: bool = True,
+    whole: bool = True,
     lost: Sequence[str] = (),
     foreign: Sequence[str] = (),
 ) -> State:
     """The one allowed state that the home is in."""
-    bad = [
-        finding
-        for finding in audit(home).findings
-        if finding.severity is not m.Severity.NOTE
-        and not (finding.code == "lost-mount" and finding.layer in lost)
-        and not (finding.code == "unknown-layer" and finding.layer in foreign)
-    ]
-    require(not bad, "audit: " + "; ".join(f"{f.code}: {f.message}" for f in bad))
+    if whole:
+        _check_audit(home, lost, foreign)
     with Reader.open(home) as reader:
         _check_records(reader, last_seq)
-        if fold:
+        if whole:
             _check_fold(reader)
         found = _state_of(home, reader)
         _check_layers(home, reader, foreign)
         _check_mounts(home, reader, lost)
-        for layer in reader.layers():
-            if layer.id in links:
-                require(layer.link == links[layer.id], f"{layer.id} has another link")
+        for one in reader.layers():
+            if one.id in links:
+                require(one.link == links[one.id], f"{one.id} has another link")
     _check_own(home)
     wanted = [state.after_death() for state in allowed]
     require(
@@ -128,6 +122,18 @@ def check(
     for (layer, holder), count in found.holds.items():
         require(not holder.startswith(m.OWNER_PREFIX), f"{layer}: {holder} holds it {count} times")
     return found
+
+
+def _check_audit(home: Path, lost: Sequence[str], foreign: Sequence[str]) -> None:
+    """The audit has nothing to say but notes."""
+    bad = [
+        finding
+        for finding in audit(home).findings
+        if finding.severity is not m.Severity.NOTE
+        and not (finding.code == "lost-mount" and finding.layer in lost)
+        and not (finding.code == "unknown-layer" and finding.layer in foreign)
+    ]
+    require(not bad, "audit: " + "; ".join(f"{f.code}: {f.message}" for f in bad))
 
 
 def _check_records(reader: Reader, last_seq: int) -> None:
@@ -192,8 +198,8 @@ def _check_layers(home: Path, reader: Reader, foreign: Sequence[str]) -> None:
 def _check_mounts(home: Path, reader: Reader, lost: Sequence[str]) -> None:
     """Kernel and index have the same mounts: those of layers with a parent that somebody holds."""
     points = set(mounts_below(home))
-    held = {hold.layer for hold in reader.holders()}
-    indexed = {mount.layer: mount for mount in reader.mounts()}
+    held = {str(hold.layer) for hold in reader.holders()}
+    indexed = {str(mount.layer): mount for mount in reader.mounts()}
     for layer in lost:
         if f"{home}/{layer}/merged" not in points and layer in indexed:
             del indexed[layer]

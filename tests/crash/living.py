@@ -90,7 +90,7 @@ def _choose(chance: random.Random, store: Store, state: State, me: str, count: i
 
 def _look(store: Store, home: Path, state: State, me: str) -> None:
     """What this worker holds is there."""
-    counts = {(h.layer, h.holder): h.count for h in store.holders()}
+    counts = {(str(h.layer), h.holder): h.count for h in store.holders()}
     for (layer, holder), count in state.holds.items():
         name = store._me if holder == ME else holder
         found = counts.get((layer, name), 0)

@@ -63,6 +63,8 @@ class Scenario:
     """What a user does after the death: `open`, `initialize` first, or `rebuild` if need be."""
     renewed: tuple[str, ...] = ()
     """Layers of the template that are removed and created again, with another link."""
+    busy: bool = False
+    """Something is busy here, and stays so."""
     lost: tuple[str, ...] = ()
     """Layers whose mount somebody took away: it may be in another namespace, so an open leaves
     it on record, and the next get finds out."""
@@ -290,8 +292,10 @@ SCENARIOS: Final = {
         Scenario("put-last-own", "chain", (*_O, Get("mid")), (Put("mid"),)),
         Scenario("put-last-name", "held", _O, (Put("mid", _D),)),
         Scenario("put-last-committed", "many", (*_O, Get("mid", _D)), (Put("mid", _D),)),
-        Scenario("put-busy", "held", (*_O, KeepOpen("mid", False)), (Put("mid", _D),)),
-        Scenario("put-busy-longer", "held", (*_O, KeepOpen("mid", True)), (Put("mid", _D),)),
+        Scenario("put-busy", "held", (*_O, KeepOpen("mid", False)), (Put("mid", _D),), busy=True),
+        Scenario(
+            "put-busy-longer", "held", (*_O, KeepOpen("mid", True)), (Put("mid", _D),), busy=True
+        ),
         Scenario("put-base", "held-base", _O, (Put("base", _D),)),
         Scenario("put-refused", "chain", _O, (Refused(Put("mid", _D)),)),
         # remove

@@ -31,8 +31,8 @@ def build(directory: Path) -> Path:
     target = directory / "faultshim.so"
     gcc = compiler()
     assert gcc is not None
-    command = [gcc, "-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-o", target, SOURCE, "-ldl"]
-    subprocess.run(command, check=True)
+    flags = ["-O1", "-Wall", "-Werror", "-shared", "-fPIC"]
+    subprocess.run([gcc, *flags, "-o", target, SOURCE, "-ldl"], check=True)
     return target
 
 

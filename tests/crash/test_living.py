@@ -9,7 +9,7 @@ from tests.crash.campaigns import LONG, Campaigns
 pytestmark = [pytest.mark.crash, pytest.mark.root]
 
 
-@pytest.mark.parametrize("run", range(40 if LONG else 1))
+@pytest.mark.parametrize("run", range(10 if LONG else 1))
 def test_the_death_of_one_touches_nothing_of_the_others(campaigns: Campaigns, run: int) -> None:
     """While one process dies at random, what the others hold stays, and nothing said is lost."""
     result = campaigns.run("living", "crowd", "--limit", "60" if LONG else "15")
