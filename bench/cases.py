@@ -48,6 +48,7 @@ class Ours:
     def forget(self) -> None:
         """A cache that a first question does not find filled."""
         self._store._links.clear()
+        self._store._chains.clear()
 
 
 Lazy = Callable[[], Twins]

@@ -36,6 +36,7 @@ class Chronicle:
         self._database = database
         self._pid = os.getpid()
         self._links: dict[str, str] = {}
+        self._chains: dict[str, str] = {}
         _OPEN.add(self)
 
     def close(self) -> None:

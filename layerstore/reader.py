@@ -27,6 +27,8 @@ from layerstore.fs import layout
 
 _KNOWN_LINKS = 200_000
 """How many link -> id pairs are remembered; a link never comes to mean another layer."""
+_KNOWN_CHAINS = 256
+"""How many chains are remembered as LowerDir: at depth 499 each takes some 50 KiB."""
 
 
 def check_not_newer(path: str, stored: str) -> None:
@@ -139,39 +141,58 @@ class Reader(Chronicle):
 
     def lower_dirs(self, layer: str) -> tuple[str, ...]:
         """`<home>/l/<LINK>` of each lower layer, nearest first."""
-        lower = self.layer(layer).lower
+        lower = self._lower(layer)
         if not lower:
             return ()
         start = f"{self._home}/"
-        return tuple(start + component for component in lower.split(":"))
+        # One replace is faster than many joins; a home may have colons in it, and no NUL.
+        return tuple((start + lower.replace(":", f"\0{start}")).split("\0"))
 
     def metadata(self, layer: str) -> dict[str, str]:
         """UpperDir, WorkDir, MergedDir, and LowerDir where there are lowers: Docker's names.
 
         LowerDir is a list of `<home>/<id>/diff` joined by colons, nearest first.
         """
-        value = self.layer(layer)
+        lower = self._lower(layer)
         directory = f"{self._home}/{layer}"
         found = {
             "UpperDir": f"{directory}/{layout.DIFF}",
             "WorkDir": f"{directory}/{layout.WORK}",
             "MergedDir": f"{directory}/{layout.MERGED}",
         }
-        if value.lower:
-            start, end = f"{self._home}/", f"/{layout.DIFF}"
-            found["LowerDir"] = ":".join([start + i + end for i in self._chain(value)])
+        if lower:
+            found["LowerDir"] = self._chains.get(lower) or self._joined(layer, lower)
         return found
 
-    def _chain(self, layer: m.Layer) -> list[str]:
+    def _lower(self, layer: str) -> str:
+        """The `lower` text of a layer: what is hot builds no Layer for it."""
+        found = self._read(sql.SELECT_LOWER, id=layer)
+        if not found or found[0][1] == m.Verb.CREATE:
+            raise UnknownLayer(layer)
+        lower: str = found[0][0]
+        return lower
+
+    def _joined(self, layer: str, lower: str) -> str:
+        """LowerDir, remembered by the `lower` text: its links never come to mean other layers."""
+        start, end = f"{self._home}/", f"/{layout.DIFF}"
+        joined = ":".join([start + i + end for i in self._chain(layer, lower)])
+        if len(self._chains) >= _KNOWN_CHAINS:
+            self._chains.clear()
+        self._chains[lower] = joined
+        return joined
+
+    def _chain(self, layer: str, lower: str) -> list[str]:
         """The ids of the lower layers, nearest first."""
-        links = layout.lower_links(layer.lower)
+        links = layout.lower_links(lower)
         known = self._links
         try:
             return [known[link] for link in links]
         except KeyError:
             if len(known) > _KNOWN_LINKS:
                 known.clear()
-        chain = [row[0] for row in self._read(sql.SELECT_CHAIN_IDS, id=layer.id)]
+        chain = [row[0] for row in self._read(sql.SELECT_CHAIN_IDS, id=layer)]
+        if len(chain) < len(links):
+            raise UnknownLayer(layer)  # it was removed since its `lower` was read
         known.update(zip(links, chain, strict=True))
         return chain
 

@@ -118,6 +118,9 @@ STATEMENTS: dict[str, Any] = {
     "SELECT_LAYER": select(*layer_columns)
     .select_from(layers_with_verb)
     .where(layers.c.id == B("id")),
+    "SELECT_LOWER": select(layers.c.lower, operations.c.verb)
+    .select_from(layers_with_verb)
+    .where(layers.c.id == B("id")),
     "SELECT_LAYER_BY_LINK": select(*layer_columns)
     .select_from(layers_with_verb)
     .where(layers.c.link == B("link")),
