@@ -15,12 +15,12 @@ from pathlib import Path
 
 import attrs
 
-from layerstore import comparison, description, recovery, rows
+from layerstore import description, recovery, rows
 from layerstore import model as m
 from layerstore.db import engine
 from layerstore.db import statements as sql
 from layerstore.errors import Busy, CannotCarryOverlay, LayerstoreError
-from layerstore.fs import durable, layout, locks, mount, mountinfo, perform, probe
+from layerstore.fs import durable, layout, locks, mount, mountinfo, perform
 from layerstore.journal import Author, Journal
 from layerstore.reader import check_database, revision
 
@@ -78,6 +78,8 @@ def probe_home(home: Path, *, insist: bool) -> None:
     `insist`: CannotCarryOverlay if a store cannot live there. One that exists opens all the same:
     its layers can be asked about and removed, and `status` says what is wrong.
     """
+    from layerstore.fs import probe
+
     found = probe.probe_home(os.fspath(home), os.fspath(home / layout.STAGING))
     if found.problem and insist:
         raise CannotCarryOverlay(
@@ -122,7 +124,9 @@ def _sweep_own(home: Path) -> None:
     for path in (home / layout.OWN).iterdir():
         if path.name.endswith(".tmp") or path.name.startswith(f"{NEW_DATABASE}"):
             path.unlink()
-    for path in (home / layout.STAGING).glob(f"{probe.PREFIX}*"):
+    for path in (home / layout.STAGING).glob(f"{layout.TRIAL}*"):
+        from layerstore.fs import probe
+
         probe.clear(os.fspath(path.parent), path.name)
 
 
@@ -278,6 +282,8 @@ def settle(hands: recovery.Hands) -> list[m.Settled]:
     meta = hands.journal.database.read(sql.SELECT_META)
     asked = any(key == COMPARE for key, _ in meta)
     if asked or (elsewhere and alone):
+        from layerstore import comparison
+
         settled += comparison.compare(hands)
     if asked:
         with hands.journal.transaction(full=True) as transaction:

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from layerstore import description, rows
 from layerstore import model as m
@@ -24,6 +24,9 @@ from layerstore.errors import (
     UnknownLayer,
 )
 from layerstore.fs import layout
+
+if TYPE_CHECKING:
+    from layerstore import answers
 
 _KNOWN_LINKS = 200_000
 """How many link -> id pairs are remembered; a link never comes to mean another layer."""
@@ -225,8 +228,10 @@ class Reader(Chronicle):
         found = self._read(sql.SELECT_OWNER, id=owner)
         return rows.owner(found[0]) if found else None
 
-    def removal_effect(self, layer: str) -> m.Removal:
+    def removal_effect(self, layer: str) -> answers.Removal:
         """What `remove` would meet, and what would go."""
+        from layerstore import answers
+
         value = self.layer(layer)
         children = self.children(layer)
         holders = self.holders(layer)
@@ -245,7 +250,7 @@ class Reader(Chronicle):
         if value.parent is not None:
             (count,) = self._read(sql.COUNT_CHILDREN, id=value.parent)[0]
             frees = value.parent if count == 1 else None
-        return m.Removal(
+        return answers.Removal(
             layer=value.id,
             blocked_by=tuple(blocked),
             children=tuple(child.id for child in children),
@@ -296,12 +301,14 @@ class Reader(Chronicle):
 
     # --- the store itself -----------------------------------------------------------------------
 
-    def status(self) -> m.Status:
+    def status(self) -> answers.Status:
         """What the store is and runs on."""
+        from layerstore import answers
+
         layers, damaged = self._read(sql.COUNT_LAYERS)[0]
         probes = self._probes()
         database = self._home + "/" + layout.DATABASE
-        return m.Status(
+        return answers.Status(
             home=self._home,
             store_id=self._about.store_id,
             format=self._about.format,
