@@ -48,6 +48,7 @@ class Ours:
     def forget(self) -> None:
         """A cache that a first question does not find filled."""
         self._store._links.clear()
+        self._store._chains.clear()
 
 
 Lazy = Callable[[], Twins]
@@ -307,6 +308,8 @@ def _ran(subject: _Program) -> object:
 
 def _process_rows(twins: Lazy) -> Iterator[Row]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("LAYERSTORE_")}
+    # An installed program has its bytecode; the first run, which is not measured, writes ours.
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)
     imports = [sys.executable, "-c", "import click, sqlite3, json"]
     for name, words in (
         ("ls", ["ls"]),

@@ -9,8 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from layerstore.answers import Entry, Removal, State, Status
     from layerstore.errors import LayerstoreError
-    from layerstore.model import Entry, Hold, Layer, Mount, Owner, Removal, State, Status
+    from layerstore.model import Hold, Layer, Mount, Owner
     from layerstore.reader import Reader
     from layerstore.store import Store
 
@@ -18,14 +19,14 @@ _HOMES = {
     "Store": "store",
     "Reader": "reader",
     "LayerstoreError": "errors",
-    "Entry": "model",
+    "Entry": "answers",
     "Hold": "model",
     "Layer": "model",
     "Mount": "model",
     "Owner": "model",
-    "Removal": "model",
-    "State": "model",
-    "Status": "model",
+    "Removal": "answers",
+    "State": "answers",
+    "Status": "answers",
 }
 
 __all__ = [

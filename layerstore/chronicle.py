@@ -13,13 +13,16 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from layerstore import description
 from layerstore import model as m
 from layerstore.db import engine
 from layerstore.db import statements as sql
 from layerstore.errors import ForkedStore, InvalidArgument
+
+if TYPE_CHECKING:
+    from layerstore import answers
 
 _LAST = 2**62
 
@@ -36,6 +39,7 @@ class Chronicle:
         self._database = database
         self._pid = os.getpid()
         self._links: dict[str, str] = {}
+        self._chains: dict[str, str] = {}
         _OPEN.add(self)
 
     def close(self) -> None:
@@ -100,7 +104,7 @@ class Chronicle:
         since: datetime | None = None,
         until: datetime | None = None,
         limit: int | None = None,
-    ) -> Iterator[m.Entry]:
+    ) -> Iterator[answers.Entry]:
         """The same rows, with their events decoded; JournalDamaged for one that cannot be."""
         for row in self._select(layer, kind, after_seq, since, until, limit):
             yield _entry(row)
@@ -138,11 +142,11 @@ class Chronicle:
         """The number of the newest event."""
         return int(self._read(sql.LAST_SEQ)[0][0])
 
-    def history(self, layer: str) -> tuple[m.Entry, ...]:
+    def history(self, layer: str) -> tuple[answers.Entry, ...]:
         """Every event of a layer, also of one that is gone."""
         return tuple(self.events(layer=layer))
 
-    def watch(self, after_seq: int, *, poll: float = 0.2) -> Iterator[m.Entry]:
+    def watch(self, after_seq: int, *, poll: float = 0.2) -> Iterator[answers.Entry]:
         """Events as they come, from the first after `after_seq`; never ends by itself."""
         for row in self._follow(after_seq, None, poll):
             yield _entry(row)
@@ -166,18 +170,18 @@ class Chronicle:
             if after == seen:
                 time.sleep(poll)
 
-    def state_at(self, seq: int) -> m.State:
+    def state_at(self, seq: int) -> answers.State:
         """The store as it was after event `seq`, folded anew from the journal."""
         from layerstore import replay
 
         return replay.state_at(self.events(), seq)
 
 
-def _entry(row: tuple[Any, ...]) -> m.Entry:
-    from layerstore import codec
+def _entry(row: tuple[Any, ...]) -> answers.Entry:
+    from layerstore import answers, codec
 
     value = dict(zip(sql.EVENTS_COLUMNS, row, strict=True))
-    return m.Entry(
+    return answers.Entry(
         seq=value["seq"],
         epoch=value["epoch"],
         operation=value["operation"],

@@ -6,15 +6,18 @@ here on read. An unknown tag or a bad field is one error that names the row.
 
 from __future__ import annotations
 
+import functools
 import json
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import cattrs
-from cattrs.gen import make_dict_structure_fn
+import attrs
 
 from layerstore import events as e
 from layerstore.errors import JournalDamaged
 from layerstore.model import Verb
+
+if TYPE_CHECKING:
+    import cattrs
 
 TAGS: Final[dict[str, type[Any]]] = {
     "store.initialized.v1": e.StoreInitialized,
@@ -48,7 +51,11 @@ TAGS: Final[dict[str, type[Any]]] = {
     "operation.claimed.v1": e.OperationClaimed,
     "operation.abandoned.v1": e.OperationAbandoned,
 }
-_TAG_OF: Final = {cls: tag for tag, cls in TAGS.items()}
+_TAG_OF: Final = {
+    cls: (tag, tuple(field.name for field in attrs.fields(cls))) for tag, cls in TAGS.items()
+}
+"""The tag of a class, and its fields in the order that a row has them."""
+_encode: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 def _exactly(value: Any, cls: type[Any]) -> Any:
@@ -62,22 +69,28 @@ def _strings(value: Any, _: Any) -> tuple[str, ...]:
     return tuple(_exactly(item, str) for item in _exactly(value, list))
 
 
-_converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)
-for _plain in (str, int, bool):
-    _converter.register_structure_hook(_plain, _exactly)
-_converter.register_structure_hook(Verb, lambda value, _: Verb(value))
-_converter.register_structure_hook_func(lambda cls: cls == tuple[str, ...], _strings)
-for _cls in TAGS.values():
-    _converter.register_structure_hook(
-        _cls, make_dict_structure_fn(_cls, _converter, _cattrs_forbid_extra_keys=True)
-    )
+@functools.cache
+def _converter() -> cattrs.Converter:
+    """What makes events of JSON. It is slow to import, and no verb reads an event unless it settles."""
+    import cattrs
+    from cattrs.gen import make_dict_structure_fn
+
+    converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=False)
+    for plain in (str, int, bool):
+        converter.register_structure_hook(plain, _exactly)
+    converter.register_structure_hook(Verb, lambda value, _: Verb(value))
+    converter.register_structure_hook_func(lambda cls: cls == tuple[str, ...], _strings)
+    for cls in TAGS.values():
+        converter.register_structure_hook(
+            cls, make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True)
+        )
+    return converter
 
 
 def encode(event: e.Event) -> tuple[str, str]:
-    """The tag and the JSON text of an event."""
-    return _TAG_OF[type(event)], json.dumps(
-        _converter.unstructure(event), separators=(",", ":"), ensure_ascii=False
-    )
+    """The tag and the JSON text of an event, whose fields are all of kinds that JSON has."""
+    tag, names = _TAG_OF[type(event)]
+    return tag, _encode({name: getattr(event, name) for name in names})
 
 
 def decode(kind: str, data: str, *, seq: int) -> e.Event:
@@ -89,7 +102,7 @@ def decode(kind: str, data: str, *, seq: int) -> e.Event:
             hint="It was written by a newer layerstore, or the row is damaged.",
         )
     try:
-        event: e.Event = _converter.structure(json.loads(data), cls)
+        event: e.Event = _converter().structure(json.loads(data), cls)
     except Exception as error:  # cattrs and json raise many kinds; all mean the same here
         raise JournalDamaged(
             f"Row {seq} of the journal ({kind}) cannot be read: {error}.",

@@ -159,10 +159,9 @@ def get(
 ) -> e.LayerMountIntended | None:
     """One hold more, or the first mount; `place` says where, or what is in the way."""
     place.lost = None
-    tx.require_idle(layer)
-    found = _usable(tx, layer)
-    place.path = layout.diff(layer) if found.parent is None else layout.merged(layer)
-    if found.parent is None:
+    parent = _parent_if_usable(tx, layer)
+    place.path = layout.diff(layer) if parent is None else layout.merged(layer)
+    if parent is None:
         tx.append(e.HoldTaken(layer, holder))
         return None
     mounted = mountinfo.is_mount_root(f"{home}/{layout.merged(layer)}")
@@ -176,6 +175,7 @@ def get(
             tx.append(foreign)
         tx.append(e.HoldTaken(layer, holder))
         return None
+    found = _usable(tx, layer)
     children = tx.one(sql.COUNT_CHILDREN, id=layer)
     return e.LayerMountIntended(
         layer=layer,
@@ -188,11 +188,24 @@ def get(
     )
 
 
+def _parent_if_usable(tx: Transaction, layer: str) -> str | None:
+    """The parent of a layer that is idle and usable: one query for the get that is most frequent."""
+    row = tx.one(sql.SELECT_USE, id=layer)
+    if row is None or row[2] is not None:
+        tx.require_idle(layer)
+        raise UnknownLayer(layer)
+    parent, damage, _ = row
+    if damage:
+        raise LayerDamaged(layer, damage)
+    found: str | None = parent
+    return found
+
+
 def put(tx: Transaction, layer: str, holder: str) -> e.LayerUnmountIntended | None:
     """One hold less, or the unmount of the last one."""
     tx.require_idle(layer)
-    _known(tx, layer)
     if tx.one(sql.SELECT_HOLD, layer=layer, holder=holder) is None:
+        _known(tx, layer)
         raise NotHeld(layer, holder)
     row = tx.one(sql.SELECT_MOUNT, layer=layer)
     if row is None or tx.one(sql.SUM_HOLDS, layer=layer) != (1,):

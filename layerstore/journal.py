@@ -100,11 +100,12 @@ class Transaction:
         if blocking is not None:
             raise InFlight(blocking)
 
-    def require_own(self, operation: str) -> None:
-        """Raise OwnerLost unless the operation is still in flight and this owner's."""
+    def require_own(self, operation: str) -> m.Operation:
+        """The operation; OwnerLost unless it is still in flight and this owner's."""
         found = self.operation(operation)
         if found is None or found.owner != self._author.owner:
             raise OwnerLost(operation)
+        return found
 
 
 class Journal:
@@ -161,9 +162,8 @@ class Journal:
     ) -> int:
         """Append an outcome, if the operation is still this owner's; `then` joins in."""
         with self.transaction(full=full) as transaction:
-            transaction.require_own(operation)
-            found = transaction.operation(operation)
-            assert found is not None and state.ends(found.verb, outcome), (found, outcome)
+            found = transaction.require_own(operation)
+            assert state.ends(found.verb, outcome), (found, outcome)
             seq = transaction.append(outcome, operation=operation)
             if then is not None:
                 then(transaction)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from pathlib import Path
 
 import attrs
@@ -47,8 +46,8 @@ def initialize(home: Path, *, max_depth: int) -> None:
             _take_back(made if is_there else [home, *made])
             raise
         about = description.Description(
-            store_id=secrets.token_hex(16),
-            epoch=secrets.token_hex(8),
+            store_id=os.urandom(16).hex(),
+            epoch=os.urandom(8).hex(),
             format=description.FORMAT,
             max_depth=max_depth,
             high_water=0,
@@ -201,11 +200,11 @@ def rebuild(home: Path, *, timeout: float) -> list[m.Settled]:
 def _description_anew(home: Path) -> description.Description:
     """The same store in a new epoch; a new one where its description is lost too."""
     try:
-        return attrs.evolve(description.read(home), epoch=secrets.token_hex(8))
+        return attrs.evolve(description.read(home), epoch=os.urandom(8).hex())
     except LayerstoreError:
         return description.Description(
-            store_id=secrets.token_hex(16),
-            epoch=secrets.token_hex(8),
+            store_id=os.urandom(16).hex(),
+            epoch=os.urandom(8).hex(),
             format=description.FORMAT,
             max_depth=m.DEFAULT_DEPTH,
             high_water=0,

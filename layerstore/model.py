@@ -28,7 +28,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Final, NewType
+from typing import Final, NewType
 
 import attrs
 
@@ -202,21 +202,6 @@ class Operation:
     abandoned: bool = False
 
 
-@attrs.frozen
-class Removal:
-    """What `remove` would meet: `blocked_by` in words, what would go, what would stay."""
-
-    layer: LayerId
-    blocked_by: tuple[str, ...]
-    children: tuple[LayerId, ...]
-    holders: tuple[Hold, ...]
-    mounted: bool
-    unmounts: bool
-    """Whether removing it would end a mount that only the caller holds, or nobody."""
-    frees_parent: LayerId | None
-    """The parent, where this is its last child: it could be removed next."""
-
-
 class Severity(StrEnum):
     DAMAGE = "damage"
     LEFTOVER = "leftover"
@@ -245,57 +230,3 @@ class Settled:
     layer: str | None
     message: str
     operation: str | None = None
-
-
-@attrs.frozen
-class Entry:
-    """One row of the journal with its event."""
-
-    seq: int
-    epoch: str
-    operation: str | None
-    owner: str
-    boot_id: str
-    at: datetime
-    kind: str
-    layer: str | None
-    event: Any
-
-
-@attrs.frozen
-class State:
-    """The store as it was after event `seq`."""
-
-    seq: int
-    layers: tuple[Layer, ...]
-    holds: tuple[Hold, ...]
-    mounts: tuple[Mount, ...]
-    operations: tuple[Operation, ...]
-
-
-@attrs.frozen
-class Status:
-    """What the store is and runs on; `probes` holds what the kernel and file system can do."""
-
-    home: str
-    store_id: str
-    format: int
-    schema: str
-    seq: int
-    durability: str
-    max_depth: int
-    layers: int
-    mounts: int
-    holds: int
-    operations: int
-    damaged: int
-    owners: tuple[Owner, ...]
-    sqlite: str
-    sqlite_driver: str
-    journal_mode: str
-    synchronous: str
-    database_bytes: int
-    wal_bytes: int
-    file_system: str
-    probes: Mapping[str, Any] = attrs.field(hash=False)
-    warnings: tuple[str, ...]

@@ -1,6 +1,6 @@
 """Owns opening and closing a store: locks, database, owner, probes; no verb on a layer.
 
-The order of an open: description, schema (migrated if older), shared lock, database, owner (its
+The order of an open: description, shared lock, database (let go and migrated if older), owner (its
 lock, then its row), probes, then what dead owners left.
 """
 
@@ -15,12 +15,12 @@ from pathlib import Path
 
 import attrs
 
-from layerstore import comparison, description, recovery, rows
+from layerstore import description, recovery, rows
 from layerstore import model as m
 from layerstore.db import engine
 from layerstore.db import statements as sql
 from layerstore.errors import Busy, CannotCarryOverlay, LayerstoreError
-from layerstore.fs import durable, layout, locks, mount, mountinfo, perform, probe
+from layerstore.fs import durable, layout, locks, mount, mountinfo, perform
 from layerstore.journal import Author, Journal
 from layerstore.reader import check_database, revision
 
@@ -78,6 +78,8 @@ def probe_home(home: Path, *, insist: bool) -> None:
     `insist`: CannotCarryOverlay if a store cannot live there. One that exists opens all the same:
     its layers can be asked about and removed, and `status` says what is wrong.
     """
+    from layerstore.fs import probe
+
     found = probe.probe_home(os.fspath(home), os.fspath(home / layout.STAGING))
     if found.problem and insist:
         raise CannotCarryOverlay(
@@ -95,27 +97,15 @@ def boot_id() -> str:
 
 def open_store(home: Path, *, timeout: float, durability: m.Durability) -> Opened:
     """Open a store for writing, and settle what dead owners left."""
-    about = description.read(home)
+    description.read(home)  # there is a store
     _check_writable(home)
-    _migrate_if_older(home, timeout=timeout)
-    shared = locks.SharedStoreLock(
-        os.fspath(home / layout.STORE_LOCK), timeout=timeout, alone=lambda: _sweep_own(home)
-    )
+    shared, database = _open_current(home, timeout=timeout)
     try:
-        database = engine.Database(
-            os.fspath(home / layout.DATABASE),
-            timeout=timeout,
-            fence=os.fspath(home / layout.WRITE_LOCK),
-        )
-        try:
-            about = description.read(home)
-            check_database(database, about)
-            opened = _become_owner(home, about, database, shared, durability)
-        except BaseException:
-            database.close()
-            raise
+        about = description.read(home)
+        check_database(database, about)
+        opened = _become_owner(home, about, database, shared, durability)
     except BaseException:
-        shared.close()
+        _let_go(shared, database)
         raise
     try:
         _probe_if_new_boot(home)
@@ -134,7 +124,9 @@ def _sweep_own(home: Path) -> None:
     for path in (home / layout.OWN).iterdir():
         if path.name.endswith(".tmp") or path.name.startswith(f"{NEW_DATABASE}"):
             path.unlink()
-    for path in (home / layout.STAGING).glob(f"{probe.PREFIX}*"):
+    for path in (home / layout.STAGING).glob(f"{layout.TRIAL}*"):
+        from layerstore.fs import probe
+
         probe.clear(os.fspath(path.parent), path.name)
 
 
@@ -146,10 +138,22 @@ def _check_writable(home: Path) -> None:
         )
 
 
-def _migrate_if_older(home: Path, *, timeout: float) -> None:
-    """Upgrade, or wait for one who does: it keeps the store open, so looking again is the way in."""
+def _open_current(home: Path, *, timeout: float) -> tuple[locks.SharedStoreLock, engine.Database]:
+    """The shared lock and the database, with the packaged schema or one that is refused.
+
+    An older one is upgraded, which needs the store to itself: so both are let go first. Where
+    another process upgrades it or keeps it open, looking again is the way in.
+    """
     deadline = time.monotonic() + timeout
-    while _is_older(home):
+    while True:
+        shared, database = _open_database(home, timeout=timeout)
+        try:
+            if not _is_older(database):
+                return shared, database
+        except BaseException:
+            _let_go(shared, database)
+            raise
+        _let_go(shared, database)
         try:
             upgrade(home, timeout=min(0.1, timeout))
         except Busy:
@@ -157,21 +161,46 @@ def _migrate_if_older(home: Path, *, timeout: float) -> None:
                 raise
 
 
-def _is_older(home: Path) -> bool:
-    database = engine.ReadDatabase(os.fspath(home / layout.DATABASE), timeout=30)
+def _open_database(home: Path, *, timeout: float) -> tuple[locks.SharedStoreLock, engine.Database]:
+    shared = locks.SharedStoreLock(
+        os.fspath(home / layout.STORE_LOCK), timeout=timeout, alone=lambda: _sweep_own(home)
+    )
     try:
-        return revision(database) < sql.REVISION
-    finally:
+        database = engine.Database(
+            os.fspath(home / layout.DATABASE),
+            timeout=timeout,
+            fence=os.fspath(home / layout.WRITE_LOCK),
+        )
+    except BaseException:
+        shared.close()
+        raise
+    return shared, database
+
+
+def _let_go(shared: locks.SharedStoreLock, database: engine.Database) -> None:
+    try:
         database.close()
+    finally:
+        shared.close()
+
+
+def _is_older(database: engine.ReadDatabase) -> bool:
+    return revision(database) < sql.REVISION
 
 
 def upgrade(home: Path, *, timeout: float) -> None:
     """Bring the schema to the packaged revision, after a copy, with the store to oneself."""
     from layerstore.db import migrate
 
+    path = os.fspath(home / layout.DATABASE)
     with locks.store_to_oneself(os.fspath(home / layout.STORE_LOCK), timeout=timeout):
-        if _is_older(home):  # nobody was faster
-            migrate.upgrade(os.fspath(home / layout.DATABASE))
+        database = engine.ReadDatabase(path, timeout=30)
+        try:
+            older = _is_older(database)
+        finally:
+            database.close()
+        if older:  # nobody was faster
+            migrate.upgrade(path)
 
 
 def _become_owner(
@@ -253,6 +282,8 @@ def settle(hands: recovery.Hands) -> list[m.Settled]:
     meta = hands.journal.database.read(sql.SELECT_META)
     asked = any(key == COMPARE for key, _ in meta)
     if asked or (elsewhere and alone):
+        from layerstore import comparison
+
         settled += comparison.compare(hands)
     if asked:
         with hands.journal.transaction(full=True) as transaction:

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from layerstore import description, rows
 from layerstore import model as m
@@ -25,8 +25,13 @@ from layerstore.errors import (
 )
 from layerstore.fs import layout
 
+if TYPE_CHECKING:
+    from layerstore import answers
+
 _KNOWN_LINKS = 200_000
 """How many link -> id pairs are remembered; a link never comes to mean another layer."""
+_KNOWN_CHAINS = 256
+"""How many chains are remembered as LowerDir: at depth 499 each takes some 50 KiB."""
 
 
 def check_not_newer(path: str, stored: str) -> None:
@@ -139,39 +144,58 @@ class Reader(Chronicle):
 
     def lower_dirs(self, layer: str) -> tuple[str, ...]:
         """`<home>/l/<LINK>` of each lower layer, nearest first."""
-        lower = self.layer(layer).lower
+        lower = self._lower(layer)
         if not lower:
             return ()
         start = f"{self._home}/"
-        return tuple(start + component for component in lower.split(":"))
+        # One replace is faster than many joins; a home may have colons in it, and no NUL.
+        return tuple((start + lower.replace(":", f"\0{start}")).split("\0"))
 
     def metadata(self, layer: str) -> dict[str, str]:
         """UpperDir, WorkDir, MergedDir, and LowerDir where there are lowers: Docker's names.
 
         LowerDir is a list of `<home>/<id>/diff` joined by colons, nearest first.
         """
-        value = self.layer(layer)
+        lower = self._lower(layer)
         directory = f"{self._home}/{layer}"
         found = {
             "UpperDir": f"{directory}/{layout.DIFF}",
             "WorkDir": f"{directory}/{layout.WORK}",
             "MergedDir": f"{directory}/{layout.MERGED}",
         }
-        if value.lower:
-            start, end = f"{self._home}/", f"/{layout.DIFF}"
-            found["LowerDir"] = ":".join([start + i + end for i in self._chain(value)])
+        if lower:
+            found["LowerDir"] = self._chains.get(lower) or self._joined(layer, lower)
         return found
 
-    def _chain(self, layer: m.Layer) -> list[str]:
+    def _lower(self, layer: str) -> str:
+        """The `lower` text of a layer: what is hot builds no Layer for it."""
+        found = self._read(sql.SELECT_LOWER, id=layer)
+        if not found or found[0][1] == m.Verb.CREATE:
+            raise UnknownLayer(layer)
+        lower: str = found[0][0]
+        return lower
+
+    def _joined(self, layer: str, lower: str) -> str:
+        """LowerDir, remembered by the `lower` text: its links never come to mean other layers."""
+        start, end = f"{self._home}/", f"/{layout.DIFF}"
+        joined = ":".join([start + i + end for i in self._chain(layer, lower)])
+        if len(self._chains) >= _KNOWN_CHAINS:
+            self._chains.clear()
+        self._chains[lower] = joined
+        return joined
+
+    def _chain(self, layer: str, lower: str) -> list[str]:
         """The ids of the lower layers, nearest first."""
-        links = layout.lower_links(layer.lower)
+        links = layout.lower_links(lower)
         known = self._links
         try:
             return [known[link] for link in links]
         except KeyError:
             if len(known) > _KNOWN_LINKS:
                 known.clear()
-        chain = [row[0] for row in self._read(sql.SELECT_CHAIN_IDS, id=layer.id)]
+        chain = [row[0] for row in self._read(sql.SELECT_CHAIN_IDS, id=layer)]
+        if len(chain) < len(links):
+            raise UnknownLayer(layer)  # it was removed since its `lower` was read
         known.update(zip(links, chain, strict=True))
         return chain
 
@@ -204,8 +228,10 @@ class Reader(Chronicle):
         found = self._read(sql.SELECT_OWNER, id=owner)
         return rows.owner(found[0]) if found else None
 
-    def removal_effect(self, layer: str) -> m.Removal:
+    def removal_effect(self, layer: str) -> answers.Removal:
         """What `remove` would meet, and what would go."""
+        from layerstore import answers
+
         value = self.layer(layer)
         children = self.children(layer)
         holders = self.holders(layer)
@@ -224,7 +250,7 @@ class Reader(Chronicle):
         if value.parent is not None:
             (count,) = self._read(sql.COUNT_CHILDREN, id=value.parent)[0]
             frees = value.parent if count == 1 else None
-        return m.Removal(
+        return answers.Removal(
             layer=value.id,
             blocked_by=tuple(blocked),
             children=tuple(child.id for child in children),
@@ -275,12 +301,14 @@ class Reader(Chronicle):
 
     # --- the store itself -----------------------------------------------------------------------
 
-    def status(self) -> m.Status:
+    def status(self) -> answers.Status:
         """What the store is and runs on."""
+        from layerstore import answers
+
         layers, damaged = self._read(sql.COUNT_LAYERS)[0]
         probes = self._probes()
         database = self._home + "/" + layout.DATABASE
-        return m.Status(
+        return answers.Status(
             home=self._home,
             store_id=self._about.store_id,
             format=self._about.format,

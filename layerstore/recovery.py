@@ -10,7 +10,6 @@ import base64
 import contextlib
 import logging
 import os
-import secrets
 import threading
 from collections.abc import Callable, Iterator
 
@@ -89,7 +88,7 @@ def new_link() -> m.LinkId:
 
 def new_name() -> str:
     """A name for an operation or an owner: one that was lost in a power cut never comes back."""
-    return secrets.token_hex(16)
+    return os.urandom(16).hex()
 
 
 # --- running ----------------------------------------------------------------------------------

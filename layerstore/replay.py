@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from layerstore import model as m
-from layerstore import projection, rows
+from layerstore import answers, projection, rows
 from layerstore.db import engine
 from layerstore.db import statements as sql
+from layerstore.model import to_micros
 
 
-def replay(entries: Iterable[m.Entry], *, last: int | None = None) -> engine.Connection:
+def replay(entries: Iterable[answers.Entry], *, last: int | None = None) -> engine.Connection:
     """A scratch database with every event up to `last` folded into it."""
     connection = engine.scratch()
     connection.execute("BEGIN")
@@ -18,19 +18,19 @@ def replay(entries: Iterable[m.Entry], *, last: int | None = None) -> engine.Con
         if last is not None and entry.seq > last:
             break
         facts = projection.RowFacts(
-            entry.seq, entry.operation, entry.owner, entry.boot_id, m.to_micros(entry.at)
+            entry.seq, entry.operation, entry.owner, entry.boot_id, to_micros(entry.at)
         )
         projection.fold(connection, facts, entry.event)
     connection.execute("COMMIT")
     return connection
 
 
-def state_at(entries: Iterable[m.Entry], seq: int) -> m.State:
+def state_at(entries: Iterable[answers.Entry], seq: int) -> answers.State:
     """The store after event `seq`. Who took a hold is not told: owners are no part of the fold."""
     connection = replay(entries, last=seq)
     try:
         every = {"after": "", "page": -1}
-        return m.State(
+        return answers.State(
             seq=seq,
             layers=tuple(rows.layer(r) for r in connection.execute(sql.SELECT_LAYERS, every)),
             holds=tuple(rows.hold(r) for r in connection.execute(sql.SELECT_HOLDS)),

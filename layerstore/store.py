@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal, Self, overload
 
-from layerstore import decide, description, making, opening, recovery, waiting
+from layerstore import decide, description, opening, recovery, waiting
 from layerstore import events as e
 from layerstore import model as m
 from layerstore.db import engine
@@ -54,6 +54,8 @@ class Store(Reader):
         `max_depth`: how many lower layers a layer may have, 1 to 499. Raises StoreExists,
         NotAStoresPlace, CannotCarryOverlay, InvalidArgument.
         """
+        from layerstore import making
+
         making.initialize(_absolute(home), max_depth=max_depth)
 
     @overload
@@ -104,6 +106,8 @@ class Store(Reader):
     @classmethod
     def rebuild(cls, home: str | os.PathLike[str], *, timeout: float = 30) -> tuple[m.Settled, ...]:
         """Begin a new journal from the tree; the old database goes to quarantine."""
+        from layerstore import making
+
         return tuple(making.rebuild(_absolute(home), timeout=timeout))
 
     @classmethod

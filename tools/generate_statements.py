@@ -23,6 +23,7 @@ from sqlalchemy import (
     insert,
     literal,
     not_,
+    or_,
     select,
     update,
 )
@@ -72,6 +73,9 @@ above = above.union_all(
 below = select(layers.c.id).where(layers.c.parent == B("id")).cte("below", recursive=True)
 below = below.union_all(select(layers.c.id).where(layers.c.parent == below.c.id))
 
+own_diff = and_(layers.c.parent.is_(None), layers.c.committed == 0)
+"""Whoever holds such a layer has its `diff` itself, and may write to it."""
+
 STATEMENTS: dict[str, Any] = {
     # meta
     "SELECT_META": select(meta.c.key, meta.c.value),
@@ -118,6 +122,12 @@ STATEMENTS: dict[str, Any] = {
     "SELECT_LAYER": select(*layer_columns)
     .select_from(layers_with_verb)
     .where(layers.c.id == B("id")),
+    "SELECT_USE": select(layers.c.parent, layers.c.damage, operations.c.verb)
+    .select_from(layers_with_verb)
+    .where(layers.c.id == B("id")),
+    "SELECT_LOWER": select(layers.c.lower, operations.c.verb)
+    .select_from(layers_with_verb)
+    .where(layers.c.id == B("id")),
     "SELECT_LAYER_BY_LINK": select(*layer_columns)
     .select_from(layers_with_verb)
     .where(layers.c.link == B("link")),
@@ -157,14 +167,11 @@ STATEMENTS: dict[str, Any] = {
     "MOUNT_LAYER": update(layers)
     .where(layers.c.id == B("id"))
     .values(used=1, durable=case((B("read_only") == 1, layers.c.durable), else_=0)),
-    "HOLD_LAYER": update(layers)
-    .where(layers.c.id == B("id"))
+    "HOLD_LAYER": update(layers)  # a further get would change nothing, and writes nothing
+    .where(layers.c.id == B("id"), or_(layers.c.used == 0, and_(layers.c.durable == 1, own_diff)))
     .values(
         used=1,
-        durable=case(
-            (and_(layers.c.parent.is_(None), layers.c.committed == 0), 0),
-            else_=layers.c.durable,
-        ),
+        durable=case((own_diff, 0), else_=layers.c.durable),
     ),
     "DRAIN_LAYER": update(layers).where(layers.c.id == B("id")).values(draining=B("draining")),
     "DAMAGE_LAYER": update(layers).where(layers.c.id == B("id")).values(damage=B("damage")),

@@ -256,11 +256,11 @@ class Database(ReadDatabase):
         """Take no more writes: what was acknowledged may not be on the disk."""
         self._refused = why
 
+    def _fenced(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self._fence < 0 else self._alone()
+
     @contextlib.contextmanager
-    def _fenced(self) -> Iterator[None]:
-        if self._fence < 0:
-            yield
-            return
+    def _alone(self) -> Iterator[None]:
         fcntl.flock(self._fence, fcntl.LOCK_EX)
         try:
             yield

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 
 
 class SyncFailed(OSError):
@@ -49,7 +48,7 @@ def sync_directory(path: str) -> None:
 def replace_file(path: str, content: str, *, mode: int) -> None:
     """Put a file where readers see the old one or the new one, also after a power cut."""
     directory, name = os.path.split(path)
-    temporary = f"{directory}/.{name}.{secrets.token_hex(8)}.tmp"
+    temporary = f"{directory}/.{name}.{os.urandom(8).hex()}.tmp"
     try:
         write_file(temporary, content, mode=mode, synced=True)
         os.rename(temporary, path)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from layerstore.errors import LayerDamaged, LayerExists, LayerstoreError, UpperBusy
-from layerstore.fs import durable, files, layout, mount, mountinfo, syscalls, tree, upper
+from layerstore.fs import durable, files, layout, mount, mountinfo, syscalls
 from layerstore.fs import steps as s
 from layerstore.fs.trace import trace
 
@@ -161,6 +161,8 @@ class Performer:
         os.rename(self.path(step.path), f"{place}/{os.path.basename(step.path)}")
 
     def _remove_tree(self, step: s.RemoveTree, performed: s.Performed, _: bool) -> None:
+        from layerstore.fs import tree  # neither a create nor a put has use for it
+
         directory, name = os.path.split(self.path(step.path))
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -177,6 +179,8 @@ class Performer:
             )
 
     def _probe_upper(self, step: s.ProbeUpper, _: s.Performed, __: bool) -> None:
+        from layerstore.fs import upper
+
         diff, scratch = self.path(layout.diff(step.layer)), self.path(step.scratch)
         if not os.path.isdir(diff):
             return  # what is not there is not in use

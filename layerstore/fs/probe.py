@@ -10,12 +10,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 from collections.abc import Callable
 
 import attrs
 
-from layerstore.fs import syscalls
+from layerstore.fs import layout, syscalls
 from layerstore.fs.mount import (
     OverlayOptions,
     Unmounted,
@@ -50,9 +49,6 @@ FILE_SYSTEMS = {
     0x58465342: "xfs",
     0x2FC12FC1: "zfs",
 }
-
-PREFIX = "probe-"
-"""What the names of directories begin with that something is tried in."""
 
 _OPAQUE = "trusted.overlay.opaque"
 _REDIRECT = "trusted.overlay.redirect"
@@ -98,7 +94,7 @@ def probe_home(home: str, scratch: str) -> Capabilities:
 
     A missing capability is a False; OSError only if ``scratch`` cannot be written.
     """
-    name = f"{PREFIX}{secrets.token_hex(8)}"
+    name = f"{layout.TRIAL}{os.urandom(8).hex()}"
     place = f"{scratch}/{name}"
     os.mkdir(place, 0o700)
     try:

@@ -470,8 +470,7 @@ def _warm_up() -> None:
     """Do once in the server what every child would do again: compile converters, ask the kernel."""
     mount.overlay_parameters()
     mount.has_lowerdir_plus()
-    for event in codec.TAGS.values():
-        codec._converter.get_unstructure_hook(event)
+    codec._converter()
 
 
 def _say(descriptor: int, value: Any) -> None:

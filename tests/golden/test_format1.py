@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import pytest
 
-from layerstore import Reader, Store, codec, description, projection, replay
+from layerstore import Reader, Store, answers, codec, description, projection, replay
 from layerstore import model as m
 from layerstore.audit import audit
 from layerstore.codec import TAGS
@@ -22,10 +22,10 @@ GONE_SINCE: set[str] = set()
 """Tags of the first format that are read by an upcast today, and written no more."""
 
 
-def entries() -> list[m.Entry]:
+def entries() -> list[answers.Entry]:
     """The golden journal, decoded by today's code."""
     return [
-        m.Entry(
+        answers.Entry(
             **{name: row[name] for name in ("seq", "epoch", "operation", "owner", "boot_id")},
             **{name: row[name] for name in ("kind", "layer")},
             at=m.from_micros(row["at"]),

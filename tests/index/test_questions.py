@@ -125,6 +125,27 @@ def test_metadata_has_resolved_paths(reader: Reader) -> None:
     assert "LowerDir" not in reader.metadata("lone")
 
 
+def test_what_is_remembered_does_not_outlive_its_layer(bare: Path) -> None:
+    """A layer asked about and then removed is unknown; made anew elsewhere, it has its new chain."""
+    home = bare / "with:a colon"
+    Store.initialize(home)
+    with Store.open(home) as store, Reader.open(home) as reader:
+        store.create("one")
+        store.create("two", parent="one")
+        store.create("top", parent="two")
+        for _ in range(2):
+            assert f"{home}/two/diff:{home}/one/diff" == reader.metadata("top")["LowerDir"]
+        links = [store.layer(name).link for name in ("two", "one")]
+        assert tuple(f"{home}/l/{link}" for link in links) == reader.lower_dirs("top")
+        store.remove("top")
+        for question in (reader.metadata, reader.lower_dirs):
+            with pytest.raises(UnknownLayer):
+                question("top")
+        store.create("top", parent="one")
+        assert f"{home}/one/diff" == reader.metadata("top")["LowerDir"]
+        assert (f"{home}/l/{links[1]}",) == reader.lower_dirs("top")
+
+
 def test_holders_say_who_and_since_when(reader: Reader) -> None:
     """A hold has its holder, count, the event that began it, and the process that took it."""
     docker, cli = reader.holders("work")
@@ -175,6 +196,16 @@ def test_questions_about_no_layer_are_refused(reader: Reader, ask: str) -> None:
         with pytest.raises(UnknownLayer, match=f"no layer {name}"):
             getattr(reader, ask)(name)
         assert not reader.exists(name)
+
+
+def test_remembered_chains_are_bounded(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many chains are asked for, no more than a limit are kept, and every answer is right."""
+    monkeypatch.setattr("layerstore.reader._KNOWN_CHAINS", 3)
+    for name in (*CHAIN, *CHAIN[::-1]):
+        lowers = CHAIN[: CHAIN.index(name)][::-1]
+        expected = ":".join(f"{reader.home}/{lower}/diff" for lower in lowers) or None
+        assert expected == reader.metadata(name).get("LowerDir")
+        assert len(reader._chains) <= 3
 
 
 def test_resolve_takes_ids_prefixes_and_links(reader: Reader) -> None:
