@@ -90,10 +90,7 @@ class Chronicle:
         `kind` is a whole tag or its beginning; `since` and `until` include their ends.
         """
         for row in self._select(layer, kind, after_seq, since, until, limit):
-            value = dict(zip(sql.EVENTS_COLUMNS, row, strict=True))
-            value["at"] = m.from_micros(value["at"]).isoformat()
-            value["data"] = json.loads(value["data"])
-            yield value
+            yield _plain(row)
 
     def events(
         self,
@@ -156,10 +153,7 @@ class Chronicle:
     ) -> Iterator[dict[str, Any]]:
         """The same as plain values, like `rows`."""
         for row in self._follow(after_seq, layer, poll):
-            value = dict(zip(sql.EVENTS_COLUMNS, row, strict=True))
-            value["at"] = m.from_micros(value["at"]).isoformat()
-            value["data"] = json.loads(value["data"])
-            yield value
+            yield _plain(row)
 
     def _follow(self, after: int, layer: str | None, poll: float) -> Iterator[tuple[Any, ...]]:
         while True:
@@ -175,6 +169,13 @@ class Chronicle:
         from layerstore import replay
 
         return replay.state_at(self.events(), seq)
+
+
+def _plain(row: tuple[Any, ...]) -> dict[str, Any]:
+    value = dict(zip(sql.EVENTS_COLUMNS, row, strict=True))
+    value["at"] = m.from_micros(value["at"]).isoformat()
+    value["data"] = json.loads(value["data"])
+    return value
 
 
 def _entry(row: tuple[Any, ...]) -> answers.Entry:

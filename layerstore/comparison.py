@@ -64,7 +64,7 @@ def _attempt(
 
 
 def _operation(
-    decision: Callable[[Transaction, str], e.Intent | None],
+    decision: recovery.Decision,
 ) -> Callable[[Hands], bool]:
     return lambda hands: recovery.run(hands, decision) is not None
 
@@ -236,7 +236,7 @@ def _sweep(hands: Hands, tree: Tree, busy: set[str]) -> Iterator[m.Settled]:
 
 def _unless_known(
     name: str, intent: e.TreeCorrectIntended | e.TrashEmptyIntended
-) -> Callable[[Transaction, str], e.Intent | None]:
+) -> recovery.Decision:
     def decision(tx: Transaction, _: str) -> e.Intent | None:
         tx.require_idle(intent.layer)
         return None if tx.operation(name.partition("-")[0]) is not None else intent

@@ -51,7 +51,10 @@ def layer(row: Row) -> m.Layer:
 
 def owner(row: Row) -> m.Owner:
     """A row of OWNERS_COLUMNS."""
-    value = dict(zip(sql.OWNERS_COLUMNS, row, strict=True))
+    return _owner(dict(zip(sql.OWNERS_COLUMNS, row, strict=True)))
+
+
+def _owner(value: dict[str, Any]) -> m.Owner:
     closed = value["closed_at"]
     return m.Owner(
         id=value["id"],
@@ -68,18 +71,7 @@ def owner(row: Row) -> m.Owner:
 def hold(row: Row) -> m.Hold:
     """A row of HOLD_COLUMNS: a hold with the owner that took it, where its row is still there."""
     value = dict(zip(sql.HOLD_COLUMNS, row, strict=True))
-    taken_by = None
-    if value["pid"] is not None:
-        closed = value["closed_at"]
-        taken_by = m.Owner(
-            id=value["owner"],
-            pid=value["pid"],
-            started=value["started"],
-            boot_id=value["boot_id"],
-            command=value["command"],
-            opened_at=m.from_micros(value["opened_at"]),
-            closed_at=None if closed is None else m.from_micros(closed),
-        )
+    taken_by = None if value["pid"] is None else _owner(value | {"id": value["owner"]})
     return m.Hold(
         layer=value["layer"],
         holder=value["holder"],

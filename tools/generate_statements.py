@@ -56,6 +56,7 @@ hold_columns = (
     owners.c.pid,
     owners.c.started,
     owners.c.boot_id,
+    owners.c.mount_id,
     owners.c.command,
     owners.c.opened_at,
     owners.c.closed_at,

@@ -27,7 +27,7 @@ OWNERS_COLUMNS: Final = ('id', 'pid', 'started', 'boot_id', 'mount_id', 'command
 HOLDS_COLUMNS: Final = ('layer', 'holder', 'count', 'owner', 'since_at', 'since_seq')
 MOUNTS_COLUMNS: Final = ('layer', 'read_only', 'mount_id', 'boot_id', 'since_at', 'since_seq')
 LAYER_COLUMNS: Final = ('id', 'link', 'parent', 'lower', 'depth', 'read_write', 'committed', 'labels', 'storage_options', 'mount_label', 'created_at', 'created_seq', 'durable', 'used', 'draining', 'damage', 'verb')
-HOLD_COLUMNS: Final = ('layer', 'holder', 'count', 'owner', 'since_at', 'since_seq', 'pid', 'started', 'boot_id', 'command', 'opened_at', 'closed_at')
+HOLD_COLUMNS: Final = ('layer', 'holder', 'count', 'owner', 'since_at', 'since_seq', 'pid', 'started', 'boot_id', 'mount_id', 'command', 'opened_at', 'closed_at')
 SELECT_META: Final = 'SELECT meta."key", meta.value FROM meta'
 PUT_META: Final = 'INSERT INTO meta ("key", value) VALUES (:key, :value) ON CONFLICT ("key") DO UPDATE SET value = :value'
 DELETE_META: Final = 'DELETE FROM meta WHERE meta."key" = :key'
@@ -81,8 +81,8 @@ END_HOLDS_ON: Final = 'DELETE FROM holds WHERE holds.layer = :layer'
 SELECT_HOLD: Final = 'SELECT holds.count FROM holds WHERE holds.layer = :layer AND holds.holder = :holder'
 SUM_HOLDS: Final = 'SELECT coalesce(sum(holds.count), 0) AS coalesce_1 FROM holds WHERE holds.layer = :layer'
 COUNT_HOLDS: Final = 'SELECT coalesce(sum(holds.count), 0) AS coalesce_1 FROM holds'
-SELECT_HOLDS: Final = 'SELECT holds.layer, holds.holder, holds.count, holds.owner, holds.since_at, holds.since_seq, owners.pid, owners.started, owners.boot_id, owners.command, owners.opened_at, owners.closed_at FROM holds LEFT OUTER JOIN owners ON owners.id = holds.owner ORDER BY holds.layer, holds.since_seq'
-SELECT_HOLDS_ON: Final = 'SELECT holds.layer, holds.holder, holds.count, holds.owner, holds.since_at, holds.since_seq, owners.pid, owners.started, owners.boot_id, owners.command, owners.opened_at, owners.closed_at FROM holds LEFT OUTER JOIN owners ON owners.id = holds.owner WHERE holds.layer = :layer ORDER BY holds.since_seq'
+SELECT_HOLDS: Final = 'SELECT holds.layer, holds.holder, holds.count, holds.owner, holds.since_at, holds.since_seq, owners.pid, owners.started, owners.boot_id, owners.mount_id, owners.command, owners.opened_at, owners.closed_at FROM holds LEFT OUTER JOIN owners ON owners.id = holds.owner ORDER BY holds.layer, holds.since_seq'
+SELECT_HOLDS_ON: Final = 'SELECT holds.layer, holds.holder, holds.count, holds.owner, holds.since_at, holds.since_seq, owners.pid, owners.started, owners.boot_id, owners.mount_id, owners.command, owners.opened_at, owners.closed_at FROM holds LEFT OUTER JOIN owners ON owners.id = holds.owner WHERE holds.layer = :layer ORDER BY holds.since_seq'
 SELECT_HELD_BY: Final = 'SELECT holds.layer, holds.count FROM holds WHERE holds.holder = :holder ORDER BY holds.layer'
 INSERT_MOUNT: Final = 'INSERT INTO mounts (layer, read_only, mount_id, boot_id, since_at, since_seq) VALUES (:layer, :read_only, :mount_id, :boot_id, :since_at, :since_seq)'
 DELETE_MOUNT: Final = 'DELETE FROM mounts WHERE mounts.layer = :layer'

@@ -32,7 +32,7 @@ from layerstore.fs import mount, mountinfo, trace, upper
 from layerstore.testing import dying_at, points
 from tests.crash import shim
 from tests.crash.invariants import Violation, judge, mend, mounts_below
-from tests.crash.model import Live, State, ladder, line
+from tests.crash.model import Create, Live, State, ladder, line
 from tests.crash.scenarios import SCENARIOS, TEMPLATES, Scenario
 
 BEGIN, END = "/fault-armed", "/fault-disarmed"
@@ -392,6 +392,11 @@ class Bench:
                 case.seq,
                 lost=self.scenario.lost,
                 foreign=case.foreign,
+                again=[
+                    verb
+                    for verb in self.scenario.when[case.done : case.done + 1]
+                    if isinstance(verb, Create)
+                ],
             )
         except Violation as violation:
             return f"{violation}\nrecovery settled: {settled}"

@@ -14,9 +14,9 @@ from pathlib import Path
 from layerstore import Reader, Store, replay
 from layerstore import model as m
 from layerstore.audit import audit
-from layerstore.errors import LayerstoreError, NoStore, StoreDamaged
+from layerstore.errors import LayerHeld, NoStore, StoreDamaged
 from layerstore.fs import layout, mountinfo
-from tests.crash.model import Facts, State
+from tests.crash.model import Create, Facts, State
 
 OWN_NAMES = {
     "store.json",
@@ -74,16 +74,17 @@ def judge(
     *,
     lost: Sequence[str] = (),
     foreign: Sequence[str] = (),
+    again: Sequence[Create] = (),
 ) -> None:
     """Everything that must hold once the home was mended.
 
     `lost`: layers that may be mounted in the index alone, until somebody gets them. `foreign`:
-    directories that somebody else made meanwhile.
+    directories that somebody else made meanwhile. `again`: the create that was in flight.
     """
     failed = [item for item in settled if item.what in ("failed", "isolated")]
     require(not failed, f"recovery could not settle: {failed}")
     found = check(home, allowed, links, last_seq, lost=lost, foreign=foreign)
-    use(home, found)
+    use(home, found, again)
     found = found.without_holds(
         lambda layer, _: layer in lost and not mountinfo.is_mount_root(f"{home}/{layer}/merged")
     )
@@ -229,27 +230,37 @@ def _check_own(home: Path) -> None:
     require(not strangers, f"left in {layout.OWN}: {strangers}")
 
 
-def use(home: Path, state: State) -> None:
-    """Work with every layer: hold it, build on it, remove what was built."""
+def use(home: Path, state: State, again: Sequence[Create] = ()) -> None:
+    """Work with every layer: hold it; build on one, another each time, and remove what was built.
+
+    `again`: what was in flight. Where it did not happen, its caller asks for it again.
+    """
     with Store.open(home, timeout=20) as store:
         for layer in state.layers:
             path = store.get(layer)
             require(files_in(path).items() >= state.files[layer].items(), f"{layer}: content")
             store.put(layer)
-        for layer in state.layers:
-            read_write = layer in state.mounted() and not _is_parent(state, layer)
-            try:
-                made = store.create(f"after-{layer}", parent=layer)
-            except LayerstoreError:
-                require(read_write, f"nothing can be built on {layer}")
-            else:
-                require(not read_write, f"{layer} is mounted read-write and got a child")
-                store.remove(made.id)
-            break
+        wanted = [(verb.layer, verb.facts.parent) for verb in again]
+        if state.layers:
+            layers = sorted(state.layers)
+            parent = layers[store.last_seq() % len(layers)]
+            wanted.append((f"after-{parent}", parent))
+        for name, parent_or_none in wanted:
+            if name not in state.layers:
+                _build(store, name, parent_or_none)
 
 
-def _is_parent(state: State, layer: str) -> bool:
-    return any(facts.parent == layer for facts in state.layers.values())
+def _build(store: Store, layer: str, parent: str | None) -> None:
+    """Create a layer and remove it; refused just where the parent is mounted read-write."""
+    mount = None if parent is None else store.mount(parent)
+    read_write = mount is not None and not mount.read_only
+    try:
+        made = store.create(layer, parent=parent)
+    except LayerHeld:
+        require(read_write, f"nothing can be built on {parent}")
+    else:
+        require(not read_write, f"{parent} is mounted read-write and got a child")
+        store.remove(made.id)
 
 
 def mounts_below(home: Path) -> list[str]:
