@@ -171,7 +171,6 @@ class FloorStore:
     def _write(self, path: str, text: str) -> None:
         fd = os.open(path, _WRITE, 0o644)
         if text:
-            os.ftruncate(fd, 0)
             os.write(fd, text.encode())
         os.fchmod(fd, 0o644)
         if self._full:
@@ -408,6 +407,8 @@ def _configure(settings: list[tuple[str, str]], *, index: str) -> int:
     last = [("index", index), ("metacopy", "off"), ("redirect_dir", "off")]
     for key, value in [("source", "overlay"), *settings, *last]:
         syscalls.fsconfig(context, syscalls.FSCONFIG_SET_STRING, key, value, 0)
+    if index == "on":  # the probe's superblock ends without a sync
+        syscalls.fsconfig(context, syscalls.FSCONFIG_SET_FLAG, "volatile", None, 0)
     syscalls.fsconfig(context, syscalls.FSCONFIG_CMD_CREATE, None, None, 0)
     return context
 
