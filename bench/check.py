@@ -31,6 +31,7 @@ EXPLAINED = {
     "brk": "the same",
     "madvise": "the same",
     "futex": "Python's locks",
+    "rt_sigprocmask": "signals wait while a mount is made: their handlers could lose its descriptor",
 }
 _EITHER_WAY = frozenset({"fcntl", "mmap", "munmap", "brk", "madvise"})
 """Ours may also need fewer of these; of everything else it needs at least what its floor needs."""
@@ -57,7 +58,7 @@ _OPEN = {
     "unlink": "the same as flock",
     "close": "the same files, and SQLite's, below",
     "openat": "the same files, and SQLite's, below",
-    "fstat": "SQLite: a third connection, closed again, that looks at the schema",
+    "fstat": "SQLite, and the same files",
     "stat": "the same",
     "lstat": "the same",
     "fchown": "the same",
