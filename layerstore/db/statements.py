@@ -63,7 +63,6 @@ SELECT_CHAIN_IDS: Final = 'WITH RECURSIVE above(id, parent, step) AS (SELECT lay
 SELECT_DESCENDANTS: Final = 'WITH RECURSIVE below(id) AS (SELECT layers.id AS id FROM layers WHERE layers.parent = :id UNION ALL SELECT layers.id AS id FROM layers, below WHERE layers.parent = below.id) SELECT layers.id, layers.link, layers.parent, layers.lower, layers.depth, layers.read_write, layers.committed, layers.labels, layers.storage_options, layers.mount_label, layers.created_at, layers.created_seq, layers.durable, layers.used, layers.draining, layers.damage, operations.verb FROM layers LEFT OUTER JOIN operations ON operations.layer = layers.id WHERE layers.id IN (SELECT below.id FROM below) ORDER BY layers.depth, layers.id'
 DELETE_LAYER: Final = 'DELETE FROM layers WHERE layers.id = :id'
 COMMIT_PARENT: Final = 'UPDATE layers SET committed=1, durable=CASE WHEN (:durable = 1) THEN 1 ELSE layers.durable END, used=1, draining=0 WHERE layers.id = :id'
-USE_PARENT: Final = 'UPDATE layers SET used=1 WHERE layers.id = :id'
 CREATED_LAYER: Final = 'UPDATE layers SET created_at=:at, created_seq=:seq WHERE layers.id = :id'
 MOUNT_LAYER: Final = 'UPDATE layers SET durable=CASE WHEN (:read_only = 1) THEN layers.durable ELSE 0 END, used=1 WHERE layers.id = :id'
 HOLD_LAYER: Final = 'UPDATE layers SET durable=CASE WHEN (layers.parent IS NULL AND layers.committed = 0) THEN 0 ELSE layers.durable END, used=1 WHERE layers.id = :id AND (layers.used = 0 OR layers.durable = 1 AND layers.parent IS NULL AND layers.committed = 0)'
