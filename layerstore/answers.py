@@ -56,6 +56,22 @@ class State:
 
 
 @attrs.frozen
+class Compaction:
+    """What a compaction moved: the events `first` to `last`, `events` of them, to `archive`.
+
+    Where there was nothing to move, `archive` is None and `events` 0.
+    """
+
+    first: int
+    last: int
+    events: int
+    archive: str | None
+    """The path of the new archive; it may have been deleted again by `keep_archives=0`."""
+    deleted: tuple[str, ...] = ()
+    """The paths of older archives that were deleted."""
+
+
+@attrs.frozen
 class Status:
     """What the store is and runs on; `probes` holds what the kernel and file system can do."""
 
@@ -81,3 +97,8 @@ class Status:
     file_system: str
     probes: Mapping[str, Any] = attrs.field(hash=False)
     warnings: tuple[str, ...]
+    events: int = 0
+    """Events in the journal itself."""
+    archives: int = 0
+    archive_bytes: int = 0
+    compacted_at: datetime | None = None

@@ -1,10 +1,12 @@
 """Owns the questions about the past, and the connection that all questions use; it must not write.
 
-No read transaction outlives a page of rows, so a slow reader never stops a checkpoint.
+No read transaction outlives a page of rows, so a slow reader never stops a checkpoint. What was
+moved to archives is read from there, as if it were in the journal.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import time
@@ -15,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from layerstore import description
+from layerstore import archives, description
 from layerstore import model as m
 from layerstore.db import engine
 from layerstore.db import statements as sql
@@ -118,22 +120,15 @@ class Chronicle:
         low = -1 if since is None else m.to_micros(since)
         high = _LAST if until is None else m.to_micros(until)
         wanted = _LAST if limit is None else limit
-        last = self.last_seq()
-        while wanted > 0:
-            bounds = {"after": after, "last": last, "page": engine.PAGE}
-            if layer is None:
-                page = self._read(sql.SELECT_EVENTS, **bounds)
-            else:
-                page = self._read(sql.SELECT_LAYER_EVENTS, layer=layer, **bounds)
-            if not page:
-                return
-            for row in page:
-                if low <= row[5] <= high and (kind is None or row[6].startswith(kind)):
-                    yield row
-                    wanted -= 1
-                    if wanted <= 0:
-                        return
-            after = page[-1][0]
+        pages = archives.pages(
+            self._home, self._read, layer=layer, after=after, last=self.last_seq()
+        )
+        for row in itertools.chain.from_iterable(pages) if wanted > 0 else ():
+            if low <= row[5] <= high and (kind is None or row[6].startswith(kind)):
+                yield row
+                wanted -= 1
+                if wanted <= 0:
+                    return
 
     def last_seq(self) -> int:
         """The number of the newest event."""
@@ -165,10 +160,24 @@ class Chronicle:
                 time.sleep(poll)
 
     def state_at(self, seq: int) -> answers.State:
-        """The store as it was after event `seq`, folded anew from the journal."""
+        """The store as it was after event `seq`, folded anew from the journal and its archives.
+
+        NoLongerKept where the archives that reached back so far are gone.
+        """
         from layerstore import replay
 
-        return replay.state_at(self.events(), seq)
+        connection = self.fold(seq)
+        try:
+            return replay.state_of(connection, seq)
+        finally:
+            connection.close()
+
+    def fold(self, last: int | None = None) -> engine.Connection:
+        """A database in memory with everything folded into it up to event `last`; close it."""
+        from layerstore import replay
+
+        after, parts = archives.base(self._home, self._read, last)
+        return replay.replay(self.events(after_seq=after), last=last, base=parts)
 
 
 def _plain(row: tuple[Any, ...]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 TAGS: Final[dict[str, type[Any]]] = {
     "store.initialized.v1": e.StoreInitialized,
     "store.rebuilt.v1": e.StoreRebuilt,
+    "journal.compacted.v1": e.JournalCompacted,
     "layer.create.intended.v1": e.LayerCreateIntended,
     "layer.created.v1": e.LayerCreated,
     "layer.create.undone.v1": e.LayerCreateUndone,

@@ -22,6 +22,7 @@
     ├── NotHeld                         1
     ├── LayerDamaged                    1   this layer only; every other one is usable
     ├── JournalDamaged                  1   a row of the journal cannot be read
+    ├── NoLongerKept                    1   the past that was asked for is in no archive any more
     ├── CannotCarryOverlay              1   the file system or kernel cannot do it
     ├── OwnerLost                       1   this process was taken for dead and its work settled
     ├── ForkedStore                     1   a Store used in another process than its own
@@ -202,6 +203,15 @@ class LayerDamaged(LayerstoreError):
 
 class JournalDamaged(LayerstoreError):
     pass
+
+
+class NoLongerKept(LayerstoreError):
+    def __init__(self, seq: int, first: int) -> None:
+        super().__init__(
+            f"Event {seq} is not kept any more: the journal and its archives reach back to event "
+            f"{first}.",
+            hint="Older archives were deleted, or are missing from .layerstore/archive.",
+        )
 
 
 class CannotCarryOverlay(LayerstoreError):

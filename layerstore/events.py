@@ -33,6 +33,19 @@ class StoreRebuilt:
     reason: str
 
 
+@attrs.frozen
+class JournalCompacted:
+    """The events `first` to `last`, so many as `events` says, were moved to the archive `archive`.
+
+    What they fold to is in the snapshot, from which the journal goes on.
+    """
+
+    first: int
+    last: int
+    events: int
+    archive: str
+
+
 # --- create ---------------------------------------------------------------------------------
 
 
@@ -308,6 +321,7 @@ Undone = (
 Single = (
     StoreInitialized
     | StoreRebuilt
+    | JournalCompacted
     | HoldTaken
     | HoldReleased
     | HoldsEnded

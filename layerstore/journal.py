@@ -71,6 +71,10 @@ class Transaction:
         self.last_seq = seq
         return seq
 
+    def now(self) -> int:
+        """The time, as rows have times."""
+        return self._now()
+
     def one(self, statement: str, **parameters: Any) -> tuple[Any, ...] | None:
         row: tuple[Any, ...] | None = self._connection.execute(statement, parameters).fetchone()
         return row
@@ -79,8 +83,10 @@ class Transaction:
         found: engine.Rows = self._connection.execute(statement, parameters).fetchall()
         return found
 
-    def execute(self, statement: str, **parameters: Any) -> None:
-        self._connection.execute(statement, parameters)
+    def execute(self, statement: str, **parameters: Any) -> int:
+        """How many rows that changed."""
+        changed: int = self._connection.execute(statement, parameters).rowcount
+        return changed
 
     def layer(self, layer: str) -> m.Layer | None:
         row = self.one(sql.SELECT_LAYER, id=layer)
@@ -126,6 +132,8 @@ class Journal:
         self._now = now
         self._raise_mark = raise_mark
         self._mark = mark
+        self.last_seq = 0
+        """The newest event of this owner."""
 
     @contextlib.contextmanager
     def transaction(self, *, full: bool) -> Iterator[Transaction]:
@@ -133,6 +141,7 @@ class Journal:
         with self.database.write(full=full) as connection:
             transaction = Transaction(connection, self.author, self._now)
             yield transaction
+            self.last_seq = max(self.last_seq, transaction.last_seq)
             if transaction.last_seq > self._mark:
                 self._mark = transaction.last_seq + MARK_STEP
                 self._raise_mark(self._mark)

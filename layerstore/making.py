@@ -212,15 +212,19 @@ def _description_anew(home: Path) -> description.Description:
 
 
 def _set_aside(home: Path) -> None:
-    """Move database and WAL into quarantine: they are never deleted."""
+    """Move database, WAL and archives into quarantine: they are never deleted.
+
+    Database first: as long as it is not gone, its archives are where it looks for them.
+    """
     place = home / layout.QUARANTINE / recovery.new_name()
-    for suffix in ("", "-wal", "-shm"):
-        path = home / (layout.DATABASE + suffix)
+    for name in (*(layout.DATABASE + suffix for suffix in ("", "-wal", "-shm")), layout.ARCHIVES):
+        path = home / name
         if path.exists():
             place.mkdir(mode=layout.PRIVATE_MODE, exist_ok=True)
             path.rename(place / path.name)
     if place.exists():
         note = (
-            "The database that 'layerstore db rebuild' replaced. Delete it when it is not needed.\n"
+            "The database that 'layerstore db rebuild' replaced, with the archives of its older "
+            "events.\nDelete it when it is not needed.\n"
         )
         (place / "NOTE").write_text(note)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from layerstore import description, rows
+from layerstore import archives, description, rows
 from layerstore import model as m
 from layerstore.chronicle import Chronicle
 from layerstore.db import engine
@@ -225,8 +225,10 @@ class Reader(Chronicle):
         return tuple(rows.owner(row) for row in self._read(statement))
 
     def owner(self, owner: str) -> m.Owner | None:
+        """An owner that is or was; of one that is long gone the archives tell."""
         found = self._read(sql.SELECT_OWNER, id=owner)
-        return rows.owner(found[0]) if found else None
+        row = found[0] if found else archives.owner_row(self._home, self._read, owner)
+        return None if row is None else rows.owner(row)
 
     def removal_effect(self, layer: str) -> answers.Removal:
         """What `remove` would meet, and what would go."""
@@ -331,7 +333,18 @@ class Reader(Chronicle):
             file_system=str(probes.get("file_system", "not probed")),
             probes=probes,
             warnings=tuple(self._warnings(probes)),
+            events=self._read(sql.COUNT_EVENTS)[0][0],
+            **self._archived(),
         )
+
+    def _archived(self) -> dict[str, Any]:
+        kept = archives.counted(self._home, archives.cut_of(self._read))
+        at = self._read(sql.SELECT_META_OF, key=archives.COMPACTED_AT)
+        return {
+            "archives": len(kept),
+            "archive_bytes": sum(_size(archive.path) for archive in kept),
+            "compacted_at": m.from_micros(int(at[0][0])) if at else None,
+        }
 
     def _durability(self) -> str:
         return "full"

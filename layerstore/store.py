@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal, Self, overload
 
-from layerstore import decide, description, opening, recovery, waiting
+from layerstore import compaction, decide, description, opening, recovery, waiting
 from layerstore import events as e
 from layerstore import model as m
 from layerstore.db import engine
@@ -31,7 +31,7 @@ from layerstore.journal import Transaction
 from layerstore.reader import Reader, check_not_newer, revision
 
 
-class Store(Reader):
+class Store(compaction.Compacting):
     """A store, opened to work with it; also everything that a Reader answers.
 
     Safe to use from many threads; not in a forked child, which opens it anew.
@@ -67,6 +67,8 @@ class Store(Reader):
         read_only: Literal[False] = False,
         timeout: float = 30,
         durability: str = "full",
+        compact_above: int = 100_000,
+        keep_archives: int | None = None,
     ) -> Self: ...
 
     @overload
@@ -88,20 +90,27 @@ class Store(Reader):
         read_only: bool = False,
         timeout: float = 30,
         durability: str = "full",
+        compact_above: int = 100_000,
+        keep_archives: int | None = None,
     ) -> Self | Reader:
         """Open a store and settle what dead owners left in it; `settled` says what that was.
 
         `timeout`: seconds that a verb waits for another before it raises Busy. `durability`:
         `full`, or `process` where a power cut may take acknowledged work. `read_only` gives a
-        Reader, which settles nothing. Raises NoStore, StoreDamaged, SchemaTooNew, Busy.
+        Reader, which settles nothing. `compact_above`: where the journal has more events (0: any
+        number), old ones go to an archive between two verbs, of which `keep_archives` are kept.
+        Raises NoStore, StoreDamaged, SchemaTooNew, Busy.
         """
         path = _absolute(home)
         if read_only:
             return Reader.open(path)
         if durability not in set(m.Durability):
             raise InvalidArgument(f"The durability is 'full' or 'process', not {durability!r}.")
+        compaction.check_limits(compact_above, keep_archives)
         opened = opening.open_store(path, timeout=timeout, durability=m.Durability(durability))
-        return cls(path, opened, timeout=timeout)
+        store = cls(path, opened, timeout=timeout)
+        store.keep_compact(opened.hands, above=compact_above, keep_archives=keep_archives)
+        return store
 
     @classmethod
     def rebuild(cls, home: str | os.PathLike[str], *, timeout: float = 30) -> tuple[m.Settled, ...]:
@@ -346,11 +355,13 @@ class Store(Reader):
         """Run one operation, after whatever is in flight on its layers."""
         self._check_usable()
         try:
-            return waiting.operate(
+            intent = waiting.operate(
                 self._hands, decision, timeout=self._timeout, name_of=self._name_of
             )
         except UnicodeEncodeError as error:
             raise InvalidArgument(f"{error.object!r} is not a text in UTF-8.") from error
+        self._compactor.tend()
+        return intent
 
     def _name_of(self, owner: str) -> str:
         found = self.owner(owner)

@@ -32,7 +32,16 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from layerstore.db import schema
-from layerstore.db.schema import events, holds, layers, meta, mounts, operations, owners
+from layerstore.db.schema import (
+    events,
+    holds,
+    layers,
+    meta,
+    mounts,
+    operations,
+    owners,
+    snapshots,
+)
 
 TARGET = Path(__file__).parent.parent / "layerstore" / "db" / "statements.py"
 DIALECT = sqlite.dialect(paramstyle="named")
@@ -84,6 +93,7 @@ STATEMENTS: dict[str, Any] = {
     .values(key=B("key"), value=B("value"))
     .on_conflict_do_update(index_elements=["key"], set_={"value": B("value")}),
     "DELETE_META": delete(meta).where(meta.c.key == B("key")),
+    "SELECT_META_OF": select(meta.c.value).where(meta.c.key == B("key")),
     # events
     "INSERT_EVENT": _insert(events, *(c for c in _columns(events) if c != "seq")),
     "INSERT_EVENT_AT": _insert(events, *_columns(events)),
@@ -97,6 +107,16 @@ STATEMENTS: dict[str, Any] = {
     .order_by(events.c.seq)
     .limit(B("page")),
     "LAST_SEQ": select(func.coalesce(func.max(events.c.seq), 0)),
+    "FIRST_SEQ": select(func.coalesce(func.min(events.c.seq), 0)),
+    "COUNT_EVENTS": select(func.count()).select_from(events),
+    "DELETE_EVENTS": delete(events).where(events.c.seq <= B("last")),
+    # snapshots
+    "INSERT_SNAPSHOT": _insert(snapshots, *_columns(snapshots)),
+    "DELETE_SNAPSHOTS": delete(snapshots),
+    "SELECT_SNAPSHOT": select(*snapshots.c)
+    .where(snapshots.c.part > B("after"))
+    .order_by(snapshots.c.part)
+    .limit(B("page")),
     # owners
     "INSERT_OWNER": _insert(owners, *_columns(owners)),
     "CLOSE_OWNER": update(owners).where(owners.c.id == B("id")).values(closed_at=B("at")),
@@ -105,6 +125,17 @@ STATEMENTS: dict[str, Any] = {
     .where(owners.c.closed_at.is_(None))
     .order_by(owners.c.opened_at),
     "SELECT_OWNERS": select(*owners.c).order_by(owners.c.opened_at),
+    "SELECT_WRITERS": select(*owners.c).where(
+        owners.c.id.in_(
+            select(events.c.owner).where(events.c.seq > B("after"), events.c.seq <= B("last"))
+        )
+    ),
+    "DELETE_OWNERS": delete(owners).where(
+        owners.c.closed_at.is_not(None),
+        owners.c.id.not_in(select(events.c.owner).where(events.c.seq > B("after"))),
+        owners.c.id.not_in(select(holds.c.owner)),
+        owners.c.id.not_in(select(operations.c.owner)),
+    ),
     # operations
     "INSERT_OPERATION": _insert(operations, *_columns(operations)),
     "DELETE_OPERATION": delete(operations).where(operations.c.id == B("operation")),

@@ -32,7 +32,7 @@ def _projection(view: View) -> Iterator[m.Finding]:
     """The index must be what the journal folds to."""
     before = {name: view.reader.select(query) for name, query in replay.FOLDED.items()}
     try:
-        scratch = replay.replay(view.reader.events())
+        scratch = view.reader.fold()
     except JournalDamaged as error:
         yield m.Finding("damaged-journal", m.Severity.DAMAGE, error.message)
         return

@@ -124,6 +124,22 @@ def _connect(path: str, query: str, *, timeout: float) -> Connection:
     return connection
 
 
+@contextlib.contextmanager
+def consistent(path: str) -> Iterator[Connection]:
+    """A connection in one read transaction: everything that is asked of it is of one moment.
+
+    It stops no writer, but no checkpoint gets past it: let it be short.
+    """
+    connection = connect(path, read_only=True, timeout=30)
+    try:
+        connection.execute("BEGIN")
+        yield connection
+    except DriverError as error:
+        raise explain(path, error) from error
+    finally:
+        connection.close()
+
+
 def is_locked(error: Exception) -> bool:
     return "locked" in str(error) or "busy" in str(error)
 
@@ -138,9 +154,13 @@ def _damaged(path: str, error: Exception) -> StoreDamaged:
 class ReadDatabase:
     """One reading connection, for every thread of the process."""
 
-    def __init__(self, path: str, *, timeout: float) -> None:
+    def __init__(self, path: str, *, timeout: float, frozen: bool = False) -> None:
+        """`frozen`: nobody ever changes the file, so that no lock is needed to read it."""
         self.path = path
-        self._reader = connect(path, read_only=True, timeout=timeout)
+        if frozen:
+            self._reader = _connect(path, "mode=ro&immutable=1", timeout=timeout)
+        else:
+            self._reader = connect(path, read_only=True, timeout=timeout)
         self._read_lock = threading.RLock()
         self._closed = False
 
@@ -231,6 +251,17 @@ class Database(ReadDatabase):
                     self._refused = f"the database could not be written ({error})"
                     raise WritesRefused(self._refused) from error
                 raise explain(self.path, error) from error
+
+    def checkpoint(self) -> None:
+        """Write the WAL into the database and empty it, as far as nobody has to be waited for."""
+        with self._write_lock, self._fenced(), contextlib.suppress(DriverError):
+            if not self._closed:
+                (patience,) = self._writer.execute("PRAGMA busy_timeout").fetchone()
+                self._writer.execute("PRAGMA busy_timeout=0")
+                try:
+                    self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                finally:
+                    self._writer.execute(f"PRAGMA busy_timeout={patience}")
 
     def close(self) -> None:
         """Close both connections; the last one of all processes checkpoints the WAL."""

@@ -19,7 +19,7 @@ from sqlalchemy import (
     text,
 )
 
-REVISION: Final = "0001"
+REVISION: Final = "0002"
 """The revision of these tables: the head of `migrations`."""
 
 metadata = MetaData(
@@ -124,4 +124,15 @@ mounts = Table(
     Column("boot_id", Text, nullable=False),
     Column("since_at", Integer, nullable=False),
     Column("since_seq", Integer, nullable=False),
+)
+
+snapshots = Table(
+    # The folded tables as they were after event `seq`, when the events up to it were archived.
+    "snapshots",
+    metadata,
+    Column("part", Integer, primary_key=True, nullable=False, autoincrement=False),
+    Column("seq", Integer, nullable=False),
+    Column("of_table", Text, nullable=False),
+    Column("fields", Text, nullable=False),
+    Column("content", Text, nullable=False),
 )

@@ -5,7 +5,7 @@ SQLAlchemy Core compiled these once, so that neither a verb nor a query imports 
 
 from typing import Final
 
-REVISION: Final = "0001"
+REVISION: Final = "0002"
 CREATE: Final = (
     'CREATE TABLE events ( seq INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, epoch TEXT NOT NULL, operation TEXT, owner TEXT NOT NULL, boot_id TEXT NOT NULL, at INTEGER NOT NULL, kind TEXT NOT NULL, layer TEXT, data TEXT NOT NULL )',
     'CREATE INDEX ix_events_layer ON events (layer, seq)',
@@ -15,6 +15,7 @@ CREATE: Final = (
     'CREATE TABLE operations ( id TEXT NOT NULL, verb TEXT NOT NULL, layer TEXT NOT NULL, owner TEXT NOT NULL, intent_seq INTEGER NOT NULL, started_at INTEGER NOT NULL, abandoned INTEGER NOT NULL, CONSTRAINT pk_operations PRIMARY KEY (id), CONSTRAINT uq_operations_layer UNIQUE (layer) )',
     'CREATE TABLE owners ( id TEXT NOT NULL, pid INTEGER NOT NULL, started INTEGER NOT NULL, boot_id TEXT NOT NULL, mount_id INTEGER NOT NULL, command TEXT NOT NULL, durability TEXT NOT NULL, opened_at INTEGER NOT NULL, closed_at INTEGER, CONSTRAINT pk_owners PRIMARY KEY (id) )',
     'CREATE INDEX ix_owners_open ON owners (opened_at) WHERE closed_at IS NULL',
+    'CREATE TABLE snapshots ( part INTEGER NOT NULL, seq INTEGER NOT NULL, of_table TEXT NOT NULL, fields TEXT NOT NULL, content TEXT NOT NULL, CONSTRAINT pk_snapshots PRIMARY KEY (part) )',
     'CREATE TABLE holds ( layer TEXT NOT NULL, holder TEXT NOT NULL, count INTEGER NOT NULL, owner TEXT NOT NULL, since_at INTEGER NOT NULL, since_seq INTEGER NOT NULL, CONSTRAINT pk_holds PRIMARY KEY (layer, holder), CONSTRAINT fk_holds_layer FOREIGN KEY(layer) REFERENCES layers (id) )',
     'CREATE INDEX ix_holds_holder ON holds (holder)',
     'CREATE TABLE mounts ( layer TEXT NOT NULL, read_only INTEGER NOT NULL, mount_id INTEGER NOT NULL, boot_id TEXT NOT NULL, since_at INTEGER NOT NULL, since_seq INTEGER NOT NULL, CONSTRAINT pk_mounts PRIMARY KEY (layer), CONSTRAINT fk_mounts_layer FOREIGN KEY(layer) REFERENCES layers (id) )',
@@ -24,6 +25,7 @@ LAYERS_COLUMNS: Final = ('id', 'link', 'parent', 'lower', 'depth', 'read_write',
 META_COLUMNS: Final = ('key', 'value')
 OPERATIONS_COLUMNS: Final = ('id', 'verb', 'layer', 'owner', 'intent_seq', 'started_at', 'abandoned')
 OWNERS_COLUMNS: Final = ('id', 'pid', 'started', 'boot_id', 'mount_id', 'command', 'durability', 'opened_at', 'closed_at')
+SNAPSHOTS_COLUMNS: Final = ('part', 'seq', 'of_table', 'fields', 'content')
 HOLDS_COLUMNS: Final = ('layer', 'holder', 'count', 'owner', 'since_at', 'since_seq')
 MOUNTS_COLUMNS: Final = ('layer', 'read_only', 'mount_id', 'boot_id', 'since_at', 'since_seq')
 LAYER_COLUMNS: Final = ('id', 'link', 'parent', 'lower', 'depth', 'read_write', 'committed', 'labels', 'storage_options', 'mount_label', 'created_at', 'created_seq', 'durable', 'used', 'draining', 'damage', 'verb')
@@ -31,17 +33,26 @@ HOLD_COLUMNS: Final = ('layer', 'holder', 'count', 'owner', 'since_at', 'since_s
 SELECT_META: Final = 'SELECT meta."key", meta.value FROM meta'
 PUT_META: Final = 'INSERT INTO meta ("key", value) VALUES (:key, :value) ON CONFLICT ("key") DO UPDATE SET value = :value'
 DELETE_META: Final = 'DELETE FROM meta WHERE meta."key" = :key'
+SELECT_META_OF: Final = 'SELECT meta.value FROM meta WHERE meta."key" = :key'
 INSERT_EVENT: Final = 'INSERT INTO events (epoch, operation, owner, boot_id, at, kind, layer, data) VALUES (:epoch, :operation, :owner, :boot_id, :at, :kind, :layer, :data)'
 INSERT_EVENT_AT: Final = 'INSERT INTO events (seq, epoch, operation, owner, boot_id, at, kind, layer, data) VALUES (:seq, :epoch, :operation, :owner, :boot_id, :at, :kind, :layer, :data)'
 SELECT_EVENT: Final = 'SELECT events.seq, events.epoch, events.operation, events.owner, events.boot_id, events.at, events.kind, events.layer, events.data FROM events WHERE events.seq = :seq'
 SELECT_EVENTS: Final = 'SELECT events.seq, events.epoch, events.operation, events.owner, events.boot_id, events.at, events.kind, events.layer, events.data FROM events WHERE events.seq > :after AND events.seq <= :last ORDER BY events.seq LIMIT :page OFFSET 0'
 SELECT_LAYER_EVENTS: Final = 'SELECT events.seq, events.epoch, events.operation, events.owner, events.boot_id, events.at, events.kind, events.layer, events.data FROM events WHERE events.layer = :layer AND events.seq > :after AND events.seq <= :last ORDER BY events.seq LIMIT :page OFFSET 0'
 LAST_SEQ: Final = 'SELECT coalesce(max(events.seq), 0) AS coalesce_1 FROM events'
+FIRST_SEQ: Final = 'SELECT coalesce(min(events.seq), 0) AS coalesce_1 FROM events'
+COUNT_EVENTS: Final = 'SELECT count(*) AS count_1 FROM events'
+DELETE_EVENTS: Final = 'DELETE FROM events WHERE events.seq <= :last'
+INSERT_SNAPSHOT: Final = 'INSERT INTO snapshots (part, seq, of_table, fields, content) VALUES (:part, :seq, :of_table, :fields, :content)'
+DELETE_SNAPSHOTS: Final = 'DELETE FROM snapshots'
+SELECT_SNAPSHOT: Final = 'SELECT snapshots.part, snapshots.seq, snapshots.of_table, snapshots.fields, snapshots.content FROM snapshots WHERE snapshots.part > :after ORDER BY snapshots.part LIMIT :page OFFSET 0'
 INSERT_OWNER: Final = 'INSERT INTO owners (id, pid, started, boot_id, mount_id, command, durability, opened_at, closed_at) VALUES (:id, :pid, :started, :boot_id, :mount_id, :command, :durability, :opened_at, :closed_at)'
 CLOSE_OWNER: Final = 'UPDATE owners SET closed_at=:at WHERE owners.id = :id'
 SELECT_OWNER: Final = 'SELECT owners.id, owners.pid, owners.started, owners.boot_id, owners.mount_id, owners.command, owners.durability, owners.opened_at, owners.closed_at FROM owners WHERE owners.id = :id'
 SELECT_OPEN_OWNERS: Final = 'SELECT owners.id, owners.pid, owners.started, owners.boot_id, owners.mount_id, owners.command, owners.durability, owners.opened_at, owners.closed_at FROM owners WHERE owners.closed_at IS NULL ORDER BY owners.opened_at'
 SELECT_OWNERS: Final = 'SELECT owners.id, owners.pid, owners.started, owners.boot_id, owners.mount_id, owners.command, owners.durability, owners.opened_at, owners.closed_at FROM owners ORDER BY owners.opened_at'
+SELECT_WRITERS: Final = 'SELECT owners.id, owners.pid, owners.started, owners.boot_id, owners.mount_id, owners.command, owners.durability, owners.opened_at, owners.closed_at FROM owners WHERE owners.id IN (SELECT events.owner FROM events WHERE events.seq > :after AND events.seq <= :last)'
+DELETE_OWNERS: Final = 'DELETE FROM owners WHERE owners.closed_at IS NOT NULL AND (owners.id NOT IN (SELECT events.owner FROM events WHERE events.seq > :after)) AND (owners.id NOT IN (SELECT holds.owner FROM holds)) AND (owners.id NOT IN (SELECT operations.owner FROM operations))'
 INSERT_OPERATION: Final = 'INSERT INTO operations (id, verb, layer, owner, intent_seq, started_at, abandoned) VALUES (:id, :verb, :layer, :owner, :intent_seq, :started_at, :abandoned)'
 DELETE_OPERATION: Final = 'DELETE FROM operations WHERE operations.id = :operation'
 CLAIM_OPERATION: Final = 'UPDATE operations SET owner=:owner, abandoned=0 WHERE operations.id = :operation'

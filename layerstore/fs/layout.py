@@ -13,6 +13,8 @@
         ├── store.json                    store id, format, epoch, settings, high-water mark of seq
         ├── store.lock                    held shared by every owner, exclusively by rebuild and migration
         ├── journal.db (+ -wal, -shm)     0600
+        ├── archive/<first>-<last>.db     events that were moved out of it; never changed
+        ├── compact.lock                  locked while somebody moves them
         ├── staging/<operation>/          what a create is building; never the only copy of anything
         ├── trash/<operation>/            what a remove has renamed away
         ├── quarantine/<operation>/<name> what was set aside, with a note saying why
@@ -31,6 +33,8 @@ STORE_FILE: Final = f"{OWN}/store.json"
 STORE_LOCK: Final = f"{OWN}/store.lock"
 DATABASE: Final = f"{OWN}/journal.db"
 WRITE_LOCK: Final = f"{OWN}/write.lock"
+ARCHIVES: Final = f"{OWN}/archive"
+COMPACT_LOCK: Final = f"{OWN}/compact.lock"
 PROBES: Final = f"{OWN}/probes.json"
 STAGING: Final = f"{OWN}/staging"
 TRIAL: Final = "probe-"
@@ -101,6 +105,11 @@ def quarantine(operation: str) -> str:
 
 def owner_lock(owner: str) -> str:
     return f"{OWNERS}/{owner}.lock"
+
+
+def archive(first: int, last: int) -> str:
+    """The archive of the events `first` to `last`; names sort as their events do."""
+    return f"{ARCHIVES}/{first:012}-{last:012}.db"
 
 
 def child_lower(parent_link: str, parent_lower: str) -> str:

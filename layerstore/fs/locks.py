@@ -127,6 +127,51 @@ class SharedStoreLock:
             self._descriptor = -1
 
 
+_ALONE: set[int] = set()
+"""Descriptors of locks that this process has alone."""
+
+
+@contextlib.contextmanager
+def alone(path: str, *, timeout: float) -> Iterator[bool]:
+    """Hold a lock file exclusively, in this thread alone; False if it could not be had in time."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    _ALONE.add(descriptor)
+    try:
+        had = _lock(descriptor, time.monotonic() + timeout)
+        try:
+            yield had
+        finally:
+            if had:
+                fcntl.flock(descriptor, fcntl.LOCK_UN)  # whoever else has the descriptor by now
+    finally:
+        _ALONE.discard(descriptor)
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, deadline: float) -> bool:
+    pause = 0.001
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(pause)
+            pause = min(pause * 2, 0.05)
+        else:
+            return True
+
+
+def _forget_in_child() -> None:
+    """A forked child keeps nobody out: it closes what it inherited, without unlocking."""
+    for descriptor in _ALONE:
+        os.close(descriptor)
+    _ALONE.clear()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
+
+
 @contextlib.contextmanager
 def store_to_oneself(path: str, *, timeout: float) -> Iterator[None]:
     """Hold the store exclusively: no owner is open meanwhile, and none can open."""
