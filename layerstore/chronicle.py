@@ -75,6 +75,10 @@ class Chronicle:
         """Rows of a query, for the audit. It cannot change anything: the connection is read-only."""
         return self._read(query)
 
+    def ask(self, statement: str, **parameters: Any) -> engine.Rows:
+        """The same for one of the packaged statements."""
+        return self._read(statement, **parameters)
+
     # --- the journal ----------------------------------------------------------------------------
 
     def rows(

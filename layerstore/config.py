@@ -26,6 +26,7 @@ FILE_NAME: Final = "layerstore.toml"
 DEFAULT_HOME: Final = "/var/lib/layerstore"
 DEFAULT_HOLDER: Final = "cli"
 DEFAULT_TIMEOUT: Final = 30.0
+DEFAULT_COMPACT_ABOVE: Final = 100_000
 
 
 def _home(value: object) -> Path:
@@ -55,11 +56,25 @@ def _durability(value: object) -> Durability:
     return Durability(value)
 
 
+def _count(value: object) -> int:
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError("it must be a number, 0 or more")
+    return value
+
+
+def _count_or_all(value: object) -> int | None:
+    return None if value == "all" else _count(value)
+
+
 _CHECKS: Final[Mapping[str, Callable[[object], Any]]] = {
     "home": _home,
     "holder": _holder,
     "timeout": _timeout,
     "durability": _durability,
+    "compact_above": _count,
+    "keep_archives": _count_or_all,
 }
 
 
@@ -76,6 +91,10 @@ class Settings:
     timeout: float = DEFAULT_TIMEOUT
     """Seconds to wait for an operation of somebody else."""
     durability: Durability = Durability.FULL
+    compact_above: int = DEFAULT_COMPACT_ABOVE
+    """Events in the journal above which old ones are moved to an archive; 0: never."""
+    keep_archives: int | None = None
+    """How many of the newest archives stay then; None (in a file: `all`) for every one."""
     origins: Mapping[str, str] = attrs.field(factory=dict, converter=_frozen, hash=False)
 
 

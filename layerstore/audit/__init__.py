@@ -13,6 +13,7 @@ from pathlib import Path
 import attrs
 
 from layerstore import model as m
+from layerstore.audit import archives as archived
 from layerstore.audit import links, mounts, records
 from layerstore.audit.tree import Tree, survey
 from layerstore.fs import layout, locks
@@ -58,16 +59,19 @@ class View:
         return frozenset(names)
 
 
-def audit(home: str | os.PathLike[str]) -> Report:
-    """Compare the four views of the store at `home`. Raises NoStore, StoreDamaged, SchemaTooNew."""
+def audit(home: str | os.PathLike[str], *, archives: bool = False) -> Report:
+    """Compare the four views of the store at `home`. Raises NoStore, StoreDamaged, SchemaTooNew.
+
+    `archives`: read and fold each archive of the journal, too, and not only the names of them.
+    """
     with Reader.open(home) as reader:
         view = look(Path(home).resolve(), reader)
-        findings = list(_judge(view))
+        findings = list(_judge(view, archives))
         for _ in range(_LOOKS - 1):
             if not findings or not view.living:
                 break
             view = look(view.reader.home, reader)
-            again = set(_judge(view))
+            again = set(_judge(view, archives))
             findings = [finding for finding in findings if finding in again]
         checked = {
             "layers": len(view.index),
@@ -96,7 +100,8 @@ def look(home: Path, reader: Reader) -> View:
     )
 
 
-def _judge(view: View) -> Iterator[m.Finding]:
+def _judge(view: View, archives: bool) -> Iterator[m.Finding]:
     yield from records.check(view)
+    yield from archived.check(view, whole=archives)
     yield from links.check(view)
     yield from mounts.check(view)

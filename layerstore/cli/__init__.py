@@ -45,6 +45,7 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "audit": ("upkeep", "Compare journal, index, tree and mounts."),
         "cleanup": ("upkeep", "Unmount everything that the store mounted."),
         "release": ("upkeep", "End the holds of a name that never returns."),
+        "journal": ("journal", "See to the journal's size."),
         "db": ("db", "See to the database."),
     },
     "More": {
@@ -202,6 +203,13 @@ def _print_version(out: Output) -> None:
     metavar="DIR",
     help="The store's directory [LAYERSTORE_HOME; default: /var/lib/layerstore].",
 )
+@click.option(
+    "--compact-above",
+    type=click.IntRange(0),
+    metavar="EVENTS",
+    help="Events in the journal above which old ones are moved to an archive; 0: never "
+    "[LAYERSTORE_COMPACT_ABOVE; default: 100000].",
+)
 @click.option("--json", is_flag=True, help="Print one JSON document, or one per line of a stream.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing about what was done.")
 @click.option("-v", "--verbose", count=True, help="Log to stderr; -vv logs everything.")
@@ -214,7 +222,14 @@ def _print_version(out: Output) -> None:
 @click.option("--version", is_flag=True, help="Print the version and exit.")
 @click.pass_obj
 def program(
-    app: App, home: str | None, json: bool, quiet: bool, verbose: int, color: str, version: bool
+    app: App,
+    home: str | None,
+    compact_above: int | None,
+    json: bool,
+    quiet: bool,
+    verbose: int,
+    color: str,
+    version: bool,
 ) -> None:
     """A crash-safe overlay2 layer store with a journal that answers questions.
 
@@ -225,6 +240,7 @@ def program(
     """
     del version  # parse_args has seen to it
     app.home = home
+    app.compact_above = compact_above
     app.out.json = app.out.json or json
     app.out.quiet = quiet
     app.out.color = color

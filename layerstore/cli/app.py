@@ -34,12 +34,16 @@ class App:
     out: Output
     home: str | None = None
     """--home, where it was given."""
+    compact_above: int | None = None
+    """--compact-above, where it was given."""
     _settings: config.Settings | None = None
 
     @property
     def settings(self) -> config.Settings:
         if self._settings is None:
-            self._settings = config.load(os.environ, {"home": self.home})
+            self._settings = config.load(
+                os.environ, {"home": self.home, "compact_above": self.compact_above}
+            )
         return self._settings
 
     def reader(self) -> Reader:
@@ -56,7 +60,11 @@ class App:
         self.prepare_to_write()
         settings = self.settings
         with Store.open(
-            settings.home, timeout=settings.timeout, durability=settings.durability.value
+            settings.home,
+            timeout=settings.timeout,
+            durability=settings.durability.value,
+            compact_above=settings.compact_above,
+            keep_archives=settings.keep_archives,
         ) as store:
             if tell:
                 self.tell(store.settled)

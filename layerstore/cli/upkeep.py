@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,9 @@ from layerstore.cli.app import App, Command, pass_app
 from layerstore.cli.output import clean, many, pairs, size, when
 from layerstore.errors import LayerstoreError
 from layerstore.model import Settled, Severity
+
+if TYPE_CHECKING:
+    from layerstore.answers import Status
 
 
 @click.command("status", cls=Command)
@@ -33,7 +36,8 @@ def status_command(app: App) -> None:
             ("Mounts", f"{many(status.mounts, 'mount')}, {many(status.holds, 'hold')}"),
             ("In flight", many(status.operations, "operation")),
             ("Open in", "\n".join(owners) or "no process"),
-            ("Journal", f"event {status.seq}, {_bytes(status.database_bytes, status.wal_bytes)}"),
+            ("Journal", _journal(status)),
+            ("Archives", _archives(status)),
             ("Durability", f"{status.durability}, synchronous {status.synchronous}"),
             ("SQLite", f"{status.sqlite} by {status.sqlite_driver}, {status.journal_mode} mode"),
             ("File system", status.file_system),
@@ -47,6 +51,19 @@ def status_command(app: App) -> None:
 def _layers(count: int, damaged: int, max_depth: int) -> str:
     bad = f", {damaged} damaged" if damaged else ""
     return f"{count}{bad}; at most {max_depth} below one"
+
+
+def _journal(status: Status) -> str:
+    kept = "" if status.events == status.seq else f", the newest {status.events} in the database"
+    return f"event {status.seq}{kept}, {_bytes(status.database_bytes, status.wal_bytes)}"
+
+
+def _archives(status: Status) -> str:
+    """Nothing, as long as nothing was ever compacted."""
+    if status.compacted_at is None:
+        return ""
+    there = f"{many(status.archives, 'archive')}, {size(status.archive_bytes)}"
+    return f"{there}; compacted {when(status.compacted_at)}"
 
 
 def _bytes(database: int, wal: int) -> str:
@@ -96,9 +113,10 @@ def settled_line(item: Settled) -> str:
 
 
 @click.command("audit", cls=Command)
+@click.option("--archives", is_flag=True, help="Read and fold the journal's archives whole, too.")
 @pass_app
 @click.pass_context
-def audit_command(ctx: click.Context, app: App) -> None:
+def audit_command(ctx: click.Context, app: App, archives: bool) -> None:
     """Compare journal, index, tree and mount table. Changes nothing.
 
     The exit code is made of the bits of fsck(8): 0 if everything agrees, 4 if something was found,
@@ -107,7 +125,7 @@ def audit_command(ctx: click.Context, app: App) -> None:
     from layerstore.audit import audit
 
     try:
-        report = audit(app.settings.home)
+        report = audit(app.settings.home, archives=archives)
     except LayerstoreError as error:
         app.fail(error, exit_code=exits.NOT_AUDITED)
         ctx.exit(exits.NOT_AUDITED)

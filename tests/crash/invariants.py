@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from layerstore import Reader, Store, replay
+from layerstore import Reader, Store, archives, replay
 from layerstore import model as m
 from layerstore.audit import audit
 from layerstore.errors import LayerHeld, NoStore, StoreDamaged
@@ -25,6 +25,8 @@ OWN_NAMES = {
     "journal.db-wal",
     "journal.db-shm",
     "write.lock",
+    "archive",
+    "compact.lock",
     "probes.json",
     "staging",
     "trash",
@@ -129,7 +131,7 @@ def _check_audit(home: Path, lost: Sequence[str], foreign: Sequence[str]) -> Non
     """The audit has nothing to say but notes."""
     bad = [
         finding
-        for finding in audit(home).findings
+        for finding in audit(home, archives=True).findings
         if finding.severity is not m.Severity.NOTE
         and not (finding.code == "lost-mount" and finding.layer in lost)
         and not (finding.code == "unknown-layer" and finding.layer in foreign)
@@ -144,11 +146,23 @@ def _check_records(reader: Reader, last_seq: int) -> None:
     require(not reader.operations(), f"in flight: {reader.operations()}")
     require(not reader.owners(), f"not closed: {reader.owners()}")
     require(reader.last_seq() >= last_seq, f"event {last_seq} was acknowledged and is gone")
+    _check_past(reader)
+
+
+def _check_past(reader: Reader) -> None:
+    """Every event is there once, wherever it lies, from the first that is kept to the newest."""
+    seqs = [row["seq"] for row in reader.rows()]
+    whole = list(range(seqs[0], reader.last_seq() + 1))
+    require(seqs == whole, f"the journal has the events {seqs}")
+    kept = archives.counted(str(reader.home), archives.cut_of(reader.ask))
+    if kept:
+        require(kept[0].first == seqs[0], f"the oldest archive is {kept[0].path}")
+        reader.state_at(kept[0].first)
 
 
 def _check_fold(reader: Reader) -> None:
     """The journal, folded anew, is the index. (The audit says so too; this is not the audit.)"""
-    scratch = replay.replay(reader.events())
+    scratch = reader.fold()
     try:
         for name, query in replay.FOLDED.items():
             folded, stored = scratch.execute(query).fetchall(), reader.select(query)
@@ -226,6 +240,10 @@ def _check_own(home: Path) -> None:
     for name in ("staging", "trash", "owners"):
         left = sorted(os.listdir(own / name))
         require(not left, f"{name}/ is not empty: {left}")
+    if (home / layout.ARCHIVES).exists():
+        known = {Path(archive.path).name for archive in archives.listed(str(home))}
+        left = sorted(set(os.listdir(home / layout.ARCHIVES)) - known)
+        require(not left, f"archive/ has {left}")
     strangers = sorted(set(os.listdir(own)) - OWN_NAMES)
     require(not strangers, f"left in {layout.OWN}: {strangers}")
 

@@ -113,9 +113,15 @@ class Verb:
 @attrs.frozen
 class Open(Verb):
     durability: str = "full"
+    compact_above: int = 100_000
 
     def act(self, live: Live) -> dict[str, Any]:
-        live.store = Store.open(live.home, timeout=20, durability=self.durability)
+        live.store = Store.open(
+            live.home,
+            timeout=20,
+            durability=self.durability,
+            compact_above=self.compact_above,
+        )
         return {}
 
 
@@ -247,6 +253,19 @@ class Release(Verb):
 
     def act(self, live: Live) -> dict[str, Any]:
         live.opened.release(self.holder)
+        return {}
+
+
+@attrs.frozen
+class Compact(Verb):
+    """Move events to an archive: what the store is does not change by it."""
+
+    keep: int
+    keep_archives: int | None = None
+
+    def act(self, live: Live) -> dict[str, Any]:
+        done = live.opened.compact(keep=self.keep, keep_archives=self.keep_archives)
+        assert done.events, "there was nothing to move"
         return {}
 
 

@@ -20,6 +20,7 @@ from tests.crash.model import (
     Accomplice,
     Cleanup,
     Close,
+    Compact,
     Create,
     Facts,
     Get,
@@ -218,6 +219,7 @@ TEMPLATES: Final = {
             Get("base", "docker"),
         )
     ),
+    "compacted": Template((*_CHAIN, Compact(keep=3), Create("leaf", Facts("base")), Close())),
     "lost-intents": Template(
         (*_CHAIN, Create("gone"), Write("gone", "old", "going\n"), Get("base", "docker")),
         tamper=_lost_intents,
@@ -255,7 +257,7 @@ SCENARIOS: Final = {
         Scenario("initialize-open", "void", (), (Initialize(), Open(), Create("a")), "initialize"),
         Scenario("open-close", "chain", (), (Open(), Close())),
         Scenario("close-holding", "many", (*_O, Get("mid"), Get("mid"), Get("base")), (Close(),)),
-        Scenario("rebuild", "chain", (), (Rebuild(),), mends="rebuild"),
+        Scenario("rebuild", "compacted", (), (Rebuild(),), mends="rebuild"),
         Scenario("rebuild-mounted", "held", (), (Rebuild(),), mends="rebuild"),
         # create
         Scenario("create-base", "empty", _O, (Create("a", Facts(labels=_LABELS)),)),
@@ -308,6 +310,18 @@ SCENARIOS: Final = {
         # cleanup and release
         Scenario("cleanup", "held", (*_O, Get("leaf")), (Cleanup(),)),
         Scenario("release", "held", (*_O, Get("leaf", _D), Get("base", _D)), (Release(_D),)),
+        # compaction
+        Scenario("compact", "chain", _O, (Compact(keep=2),)),
+        Scenario(
+            "compact-again", "compacted", (*_O, Get("mid")), (Compact(keep=0, keep_archives=1),)
+        ),
+        Scenario(
+            "compact-in-flight",
+            "chain",
+            (*_O, Accomplice((Create("a", _CHILD),), "create:outcome:before"), Get("base", _D)),
+            (Compact(keep=0),),
+        ),
+        Scenario("compact-automatic", "chain", (Open("process", 12),), (Create("a"),)),
         # what an open finds
         Scenario("open-dead", "dead", (), (Open(), Close())),
         Scenario("open-lost-intents", "lost-intents", (), (Open(), Close())),

@@ -21,6 +21,8 @@ LISTINGS = {
     "SELECT_META": "meta",
     "SELECT_OWNERS": "owners",
     "SELECT_OPEN_OWNERS": "owners USING INDEX ix_owners_open",  # of those that are open
+    "DELETE_OWNERS": "operations",  # the last of those that it goes through, seldom
+    "COUNT_EVENTS": "events",
     "SELECT_OPERATIONS": "operations",
     "SELECT_OPERATION_OF": "operations",  # has rows only of what is in flight; asked at close
     "SELECT_INDEX": "layers",
