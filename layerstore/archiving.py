@@ -61,27 +61,14 @@ class Compaction:
         self._make_directory()
         name = os.path.basename(self._path)
         temporary = f"{self._home}/{layout.ARCHIVES}/.{name}.tmp"
-        trace("compact:archive:before")
-        writer = Writer(temporary)
         try:
-            scratch = replay.begin(self._write_snapshot(writer))
-            try:
-                self._write_events(writer, scratch)
-                trace("compact:archive:after")
-                self._compare(scratch)
-            finally:
-                scratch.close()
-            trace("compact:rename:before")
-            os.rename(temporary, self._path)
+            self._write(temporary)
+            self._publish(temporary)
         except BaseException:
-            writer.close()
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
             raise
-        durable.sync_directory(os.path.dirname(self._path))
-        trace("compact:rename:after")
         self._commit()
-        trace("compact:outcome:after")
         self._journal.database.checkpoint()
         return answers.Compaction(self._start + 1, self._cut, self._events, self._path)
 
@@ -89,6 +76,24 @@ class Compaction:
         place = Path(self._home) / layout.ARCHIVES
         place.mkdir(mode=layout.PRIVATE_MODE, exist_ok=True)
         durable.sync_directory(os.fspath(place.parent))
+
+    def _write(self, temporary: str) -> None:
+        """The archive, whole and synced; it was compared with the index."""
+        trace("compact:archive:before")
+        with (
+            contextlib.closing(Writer(temporary)) as writer,
+            contextlib.closing(replay.begin(self._write_snapshot(writer))) as scratch,
+        ):
+            self._write_events(writer, scratch)
+            trace("compact:archive:after")
+            self._compare(scratch)
+
+    def _publish(self, temporary: str) -> None:
+        """Give it its name: before the events that it has are taken out of the journal."""
+        trace("compact:rename:before")
+        os.rename(temporary, self._path)
+        durable.sync_directory(os.path.dirname(self._path))
+        trace("compact:rename:after")
 
     def _write_snapshot(self, writer: Writer) -> list[Part]:
         """The last snapshot, which the archive begins with."""
@@ -160,6 +165,7 @@ class Compaction:
             if tx.execute(sql.DELETE_EVENTS, last=self._cut) != self._events:
                 raise JournalDamaged("The journal lost or got events while it was compacted.")
             tx.execute(sql.DELETE_OWNERS, after=self._cut)
+        trace("compact:outcome:after")
 
 
 def _rows(parts: list[Part], seq: int) -> list[dict[str, Any]]:

@@ -40,6 +40,13 @@ class Writer:
         self.path = path
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         self._connection = engine.driver.connect(path, isolation_level=None)
+        try:
+            self._begin()
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self) -> None:
         with self._explained():
             # It has its name only when it is whole and synced, so no journal is needed.
             self._connection.execute("PRAGMA journal_mode=OFF")

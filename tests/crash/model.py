@@ -172,6 +172,16 @@ class Create(Verb):
 
 
 @attrs.frozen
+class CreateAndCompact(Create):
+    """A create after which the store compacts its journal by itself."""
+
+    def act(self, live: Live) -> dict[str, Any]:
+        made = super().act(live)
+        assert live.opened.status().archives, "nothing was compacted"
+        return made
+
+
+@attrs.frozen
 class Get(Verb):
     layer: str
     holder: str | None = None

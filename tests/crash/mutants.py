@@ -21,7 +21,7 @@ from unittest import mock
 
 import attrs
 
-from layerstore import comparison, opening, plan, projection, recovery, rows, state
+from layerstore import archiving, comparison, opening, plan, projection, recovery, rows, state
 from layerstore import events as e
 from layerstore.db import statements as sql
 from layerstore.fs import durable, layout, perform
@@ -259,6 +259,50 @@ def _replacing() -> contextlib.AbstractContextManager[None]:
     return _patched((perform, "_PERFORM", {**perform._PERFORM, s.Publish: publish}))
 
 
+def _archive_late() -> contextlib.AbstractContextManager[None]:
+    """The archive gets its name after its events were taken out of the journal."""
+    publish, commit = archiving.Compaction._publish, archiving.Compaction._commit
+    later: list[str] = []
+
+    def remember(self: archiving.Compaction, temporary: str) -> None:
+        later[:] = [temporary]
+
+    def commit_first(self: archiving.Compaction) -> None:
+        commit(self)
+        publish(self, later[0])
+
+    return _patched(
+        (archiving.Compaction, "_publish", remember),
+        (archiving.Compaction, "_commit", commit_first),
+    )
+
+
+def _snapshot_apart() -> contextlib.AbstractContextManager[None]:
+    """The events are deleted in one transaction, and the snapshot is put in in the next."""
+    begin = Journal.transaction
+
+    @contextlib.contextmanager
+    def transaction(self: Journal, *, full: bool) -> Iterator[Transaction]:
+        late: list[dict[str, Any]] = []
+        with begin(self, full=full) as tx:
+            execute = tx.execute
+
+            def put_off(statement: str, **values: Any) -> int:
+                if statement == sql.INSERT_SNAPSHOT:
+                    late.append(values)
+                    return 1
+                return execute(statement, **values)
+
+            tx.execute = put_off  # type: ignore[method-assign]
+            yield tx
+        if late:
+            with begin(self, full=full) as tx:
+                for values in late:
+                    tx.execute(sql.INSERT_SNAPSHOT, **values)
+
+    return _patched((Journal, "transaction", transaction))
+
+
 MUTANTS: Final = {
     "create-redo": Mutant(
         "recovery finishes a create", "create-child", _rule(Verb.CREATE, Rule.REDO)
@@ -326,6 +370,14 @@ MUTANTS: Final = {
     ),
     "compare-forgotten": Mutant(
         "the comparison is ticked off before it is done", "rebuild", _comparison_forgotten
+    ),
+    "archive-late": Mutant(
+        "an archive gets its name after its events are gone", "compact-again", _archive_late
+    ),
+    "snapshot-apart": Mutant(
+        "a snapshot comes a transaction after its events are gone",
+        "compact-again",
+        _snapshot_apart,
     ),
     "no-owner-row": Mutant("an owner has a lock and no row", "close-holding", _no_owner_row),
     "unburied": Mutant("the holds of the dead stay", "close-holding", _nobody_is_buried),

@@ -22,6 +22,7 @@ from tests.crash.model import (
     Close,
     Compact,
     Create,
+    CreateAndCompact,
     Facts,
     Get,
     GetLost,
@@ -311,7 +312,6 @@ SCENARIOS: Final = {
         Scenario("cleanup", "held", (*_O, Get("leaf")), (Cleanup(),)),
         Scenario("release", "held", (*_O, Get("leaf", _D), Get("base", _D)), (Release(_D),)),
         # compaction
-        Scenario("compact", "chain", _O, (Compact(keep=2),)),
         Scenario(
             "compact-again", "compacted", (*_O, Get("mid")), (Compact(keep=0, keep_archives=1),)
         ),
@@ -321,7 +321,7 @@ SCENARIOS: Final = {
             (*_O, Accomplice((Create("a", _CHILD),), "create:outcome:before"), Get("base", _D)),
             (Compact(keep=0),),
         ),
-        Scenario("compact-automatic", "chain", (Open("process", 12),), (Create("a"),)),
+        Scenario("compact-automatic", "chain", (Open("process", 10),), (CreateAndCompact("a"),)),
         # what an open finds
         Scenario("open-dead", "dead", (), (Open(), Close())),
         Scenario("open-lost-intents", "lost-intents", (), (Open(), Close())),
