@@ -10,15 +10,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, Final
-
-import attrs
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from layerstore.db import engine
 from layerstore.db import statements as sql
-from layerstore.db.archive import Frozen
 from layerstore.errors import NoLongerKept
 from layerstore.fs import layout
+
+if TYPE_CHECKING:
+    from layerstore.db.archive import Frozen
 
 COMPACTED: Final = "compacted"
 """The row of `meta` with the last event that is in an archive."""
@@ -30,8 +30,7 @@ Read = Callable[..., engine.Rows]
 """Asks the journal: a statement, and its parameters by name."""
 
 
-@attrs.frozen
-class Archive:
+class Archive(NamedTuple):  # not attrs: every command imports this, and few make one
     """The archive of the events `first` to `last`."""
 
     first: int
@@ -40,11 +39,12 @@ class Archive:
 
     def open(self) -> Frozen:
         """FileNotFoundError where somebody removed it; StoreDamaged where it is no archive."""
+        from layerstore.db.archive import Frozen
+
         return Frozen(self.path)
 
 
-@attrs.frozen
-class Part:
+class Part(NamedTuple):
     """Some rows of a folded table, as a snapshot has them."""
 
     table: str
