@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from layerstore.answers import Entry, Removal, State, Status
+    from layerstore.answers import Compaction, Entry, Removal, State, Status
     from layerstore.errors import LayerstoreError
     from layerstore.model import Hold, Layer, Mount, Owner
     from layerstore.reader import Reader
@@ -19,6 +19,7 @@ _HOMES = {
     "Store": "store",
     "Reader": "reader",
     "LayerstoreError": "errors",
+    "Compaction": "answers",
     "Entry": "answers",
     "Hold": "model",
     "Layer": "model",
@@ -30,6 +31,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Compaction",
     "Entry",
     "Hold",
     "Layer",

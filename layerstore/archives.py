@@ -8,7 +8,6 @@ is read from the journal is read again where somebody compacted it meanwhile.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -24,7 +23,6 @@ COMPACTED: Final = "compacted"
 """The row of `meta` with the last event that is in an archive."""
 COMPACTED_AT: Final = "compacted_at"
 """The row of `meta` with the time of the last compaction, as rows have times."""
-_NAME: Final = re.compile(r"([0-9]{12,})-([0-9]{12,})\.db")
 
 Read = Callable[..., engine.Rows]
 """Asks the journal: a statement, and its parameters by name."""
@@ -61,8 +59,14 @@ def listed(home: str) -> list[Archive]:
         names = sorted(os.listdir(directory))
     except FileNotFoundError:
         return []
-    found = ((name, _NAME.fullmatch(name)) for name in names)
-    return [Archive(int(f[1]), int(f[2]), f"{directory}/{name}") for name, f in found if f]
+    found = []
+    for name in names:
+        first, dash, last = name.removesuffix(".db").partition("-")
+        if dash and first.isdigit() and last.isdigit():
+            archive = Archive(int(first), int(last), f"{directory}/{name}")
+            if layout.archive(archive.first, archive.last).endswith(f"/{name}"):
+                found.append(archive)
+    return found
 
 
 def counted(home: str, cut: int) -> list[Archive]:

@@ -42,7 +42,7 @@ class Compactor:
         self._hands = hands
         self._above = above
         self._keep_archives = keep_archives
-        self._due = _NEVER
+        self._due = 0 if above else _NEVER
         """The event after which to look whether there are too many."""
         try:
             sweep(hands)
@@ -62,13 +62,12 @@ class Compactor:
             if self._count(database) <= self._above:
                 return
             keep = min(KEEP, self._above // 10)
-            self.compact(
-                keep=keep, keep_archives=self._keep_archives, timeout=0, least=self._above // 4
-            )
+            self.compact(keep=keep, timeout=0, least=self._above // 4)
             if self._count(database) > self._above:  # an old operation is in flight
                 self._due = self._last + self._above // 10
         except Exception as error:  # noqa: BLE001 - whatever it is, the verb before it was done
-            log.warning("the journal was not compacted: %s", error)
+            level = logging.DEBUG if isinstance(error, Busy) else logging.WARNING
+            log.log(level, "the journal was not compacted: %s", error)
             self._due = max(self._hands.journal.last_seq, self._due) + self._above // 10
 
     def _count(self, database: engine.ReadDatabase) -> int:
@@ -78,7 +77,7 @@ class Compactor:
         return int(self._last - first + 1)
 
     def compact(
-        self, *, keep: int, keep_archives: int | None, timeout: float, least: int = 1
+        self, *, keep: int, keep_archives: int | None = None, timeout: float, least: int = 1
     ) -> answers.Compaction:
         """Move all but the newest `keep` events to an archive, if these are at least `least`.
 
@@ -87,6 +86,7 @@ class Compactor:
         from layerstore import archiving
 
         check_limits(keep, keep_archives)
+        wanted = self._keep_archives if keep_archives is None else keep_archives
         hands = self._hands
         with locks.alone(f"{hands.home}/{layout.COMPACT_LOCK}", timeout=timeout) as had:
             if not had:
@@ -100,7 +100,7 @@ class Compactor:
                 done = archiving.Compaction(
                     hands.home, hands.journal, read, keep=keep, least=least
                 ).run()
-                gone = _prune(hands.home, archives.cut_of(read), keep_archives)
+                gone = _prune(hands.home, archives.cut_of(read), wanted)
             except durable.SyncFailed as error:
                 hands.journal.database.refuse(str(error))
                 raise
@@ -127,9 +127,9 @@ class Compacting(Reader):
     def compact(self, *, keep: int = KEEP, keep_archives: int | None = None) -> answers.Compaction:
         """Move events to an archive: all but the newest `keep`, and none that is in flight.
 
-        `keep_archives`: then delete the oldest archives but for so many; None: none of them. The
-        past is told from what is kept. Raises Busy, and JournalDamaged where journal and index
-        differ; nothing has changed then.
+        `keep_archives`: then delete the oldest archives but for so many; None: as the store was
+        opened. The past is told from what is kept. Raises Busy, and JournalDamaged where journal
+        and index differ; nothing has changed then.
         """
         self._read(sql.LAST_SEQ)  # raises where this is not the process, or the store is closed
         return self._compactor.compact(

@@ -43,8 +43,7 @@ def compact(app: App, keep: int, keep_archives: int | None) -> None:
     setting compact_above.
     """
     with app.store() as store:
-        wanted = app.settings.keep_archives if keep_archives is None else keep_archives
-        done = store.compact(keep=keep, keep_archives=wanted)
+        done = store.compact(keep=keep, keep_archives=keep_archives)
     if app.out.json:
         app.out.document(compaction=done)
         return

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -286,6 +287,20 @@ def test_processes_work_and_ask_while_it_is_compacted(
 def compacted() -> str:
     """The kind of a compaction's own event."""
     return "journal.compacted.v1"
+
+
+def test_nobody_is_waited_for_who_reads(filled: Store) -> None:
+    """A read transaction of another keeps the log from being emptied, and a compaction from nothing."""
+    with engine.consistent(str(filled.home / layout.DATABASE)) as reading:
+        before = reading.execute("SELECT count(*) FROM events").fetchone()
+        began = time.monotonic()
+        assert filled.compact(keep=0).events == before[0]
+        assert time.monotonic() - began < 15  # the driver's patience is 30 s
+        assert filled.status().wal_bytes > 0
+        assert before == reading.execute("SELECT count(*) FROM events").fetchone()
+    busy(filled, 1)
+    filled.compact(keep=0)
+    assert 0 == filled.status().wal_bytes
 
 
 def test_one_at_a_time(filled: Store) -> None:
