@@ -92,6 +92,8 @@ class Grouping:
                 if self._line:
                     group = _Group(part, connection, full=full)
                     self._share(group)
+            if group is not None:
+                trace("group:commit:after")
         except BaseException as error:
             if group is not None:
                 group.failure = error
@@ -133,8 +135,8 @@ class Grouping:
     def _follow(self, part: _Part, group: _Group) -> Iterator[engine.Connection]:
         try:
             try:
-                trace("group:part:before")
                 group.connection.execute("SAVEPOINT part")
+                trace("group:part:before")
                 yield group.connection
                 trace("group:part:after")
                 group.connection.execute("RELEASE part")
