@@ -42,7 +42,7 @@ from tests.crash.model import (
     ladder,
 )
 
-THREADS = 4
+THREADS = 3
 MOMENT = 0.02
 """Seconds that a transaction waits for others at the most, after its BEGIN."""
 PATIENCE = 60

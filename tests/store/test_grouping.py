@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import random
 import threading
+from collections.abc import Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import attrs
@@ -67,7 +69,9 @@ class _Line:
         self._pool.shutdown()
 
 
-def _note(store: Store, word: str, *, full: bool = False, error: BaseException | None = None) -> int:
+def _note(
+    store: Store, word: str, *, full: bool = False, error: BaseException | None = None
+) -> int:
     """A transaction with one event, which then raises if it is to."""
     with store._hands.journal.transaction(full=full) as tx:
         seq = tx.append(e.OperationAbandoned(word, "a test"))
@@ -80,6 +84,10 @@ def _noted(store: Store) -> list[str]:
     return [str(row["layer"]) for row in store.rows(kind="operation.abandoned")]
 
 
+def _is_long(line: Sized, length: int) -> bool:
+    return len(line) == length
+
+
 def _error(future: Future) -> BaseException | None:
     return future.exception(30)
 
@@ -89,7 +97,7 @@ def _error(future: Future) -> BaseException | None:
 
 def test_those_in_line_share_one_commit(store):
     """Whoever waits while another writes goes into the same transaction, in order of arrival."""
-    points = []
+    points: list[str] = []
     with traced(points.append), _Line(store) as line:
         others = [line.add(_note, store, f"n{number}", full=number == 2) for number in range(5)]
         line.go()
@@ -137,7 +145,7 @@ def test_what_must_be_synced_waits_for_a_transaction_that_is(store):
         assert inside.wait(30)
         for number, full in enumerate((True, False, True)):
             futures.append(pool.submit(level, full))
-            until(lambda number=number: len(line) == number + 1, what="a place in line")
+            until(functools.partial(_is_long, line, number + 1), what="a place in line")
         first.set()
         for future in futures:
             future.result(30)
@@ -147,7 +155,7 @@ def test_what_must_be_synced_waits_for_a_transaction_that_is(store):
 
 def test_a_thread_that_is_alone_needs_no_savepoint(store):
     """Without anybody in line a thread writes as the main thread does."""
-    points = []
+    points: list[str] = []
     with traced(points.append), ThreadPoolExecutor(1) as pool:
         pool.submit(_note, store, "alone").result(30)
     assert [] == points
@@ -225,7 +233,7 @@ def test_an_error_before_the_commit_reaches_everybody(store):
         line.go()
         errors = [_error(future) for future in (line.leader, *others)]
     assert [StoreDamaged] * 5 == [type(error) for error in errors]
-    assert {("a test", "none")} == {(error.message, error.hint) for error in errors}
+    assert {("a test", "none")} == {(str(error), getattr(error, "hint", "")) for error in errors}
     assert 5 == len({id(error) for error in errors})
     assert [] == _noted(store)
     assert _note(store, "later") == store.last_seq()
@@ -317,7 +325,7 @@ def test_a_mark_that_cannot_be_raised_is_tried_again(store, monkeypatch):
 def test_the_main_thread_shares_with_nobody(store):
     """While others stand in line the main thread waits for its own transaction."""
     assert threading.current_thread() is threading.main_thread()
-    points = []
+    points: list[str] = []
     with traced(points.append), _Line(store) as line:
         line.go()
         line.leader.result(30)
