@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ import attrs
 from layerstore import Store
 from layerstore import events as e
 from layerstore.db import engine
+from layerstore.db import statements as sql
 from layerstore.fs import layout, mountinfo
 from layerstore.journal import Author, Transaction
 
@@ -85,6 +87,31 @@ def build(place: str, name: str, layers: Iterable[Spec]) -> Twins:
         _fill(home, specs)
     os.sync()  # what building left dirty is not the first row's to write
     return twins
+
+
+def kept(place: str, name: str, layers: Iterable[Spec]) -> Twins:
+    """The same, unless they are there from an earlier run that ended well.
+
+    What says so is taken away while they are in use: `keep` puts it back.
+    """
+    stamp = Path(place, f"{name}-{_BUILT}")
+    if not stamp.exists():
+        for side in ("ours", "floor"):
+            shutil.rmtree(f"{place}/{name}-{side}", ignore_errors=True)
+        return build(place, name, layers)
+    stamp.unlink()
+    specs = {layer.id: layer for layer in layers}
+    return Twins(f"{place}/{name}-ours", f"{place}/{name}-floor", specs)
+
+
+def keep(place: str, name: str) -> None:
+    """Say that the twins are as they were built, for the next run."""
+    os.sync()
+    Path(place, f"{name}-{_BUILT}").touch()
+    os.sync()
+
+
+_BUILT = f"built-{sql.REVISION}"
 
 
 def _fill(home: str, specs: dict[str, Spec]) -> None:
