@@ -84,9 +84,9 @@ class Grouping:
     @contextlib.contextmanager
     def _lead(self, part: _Part) -> Iterator[engine.Connection]:
         group: _Group | None = None
-        with self._lock:
-            full = part.full or any(other.full for other in self._line)
         try:
+            with self._lock:
+                full = part.full or any(other.full for other in self._line)
             with self._database.write(full=full) as connection:
                 yield connection
                 if self._line:
