@@ -12,6 +12,7 @@ import hashlib
 import os
 import shutil
 import stat
+import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -101,7 +102,19 @@ def kept(place: str, name: str, layers: Iterable[Spec]) -> Twins:
         return build(place, name, layers)
     stamp.unlink()
     specs = {layer.id: layer for layer in layers}
-    return Twins(f"{place}/{name}-ours", f"{place}/{name}-floor", specs)
+    twins = Twins(f"{place}/{name}-ours", f"{place}/{name}-floor", specs)
+    for home in (twins.ours, twins.floor):
+        _warm(home)
+    return twins
+
+
+def _warm(home: str) -> None:
+    """Have the kernel read what a store in use would have in memory: a new link is anywhere in the index.
+
+    By other processes: this one must not open a database's files but through SQLite.
+    """
+    for argv in (["cat", f"{home}/{layout.DATABASE}"], ["ls", "-f", home, f"{home}/l"]):
+        subprocess.run(argv, stdout=subprocess.DEVNULL, check=True)
 
 
 def keep(place: str, name: str) -> None:
