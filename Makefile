@@ -2,7 +2,7 @@
 # make test     everything: lint, types, import contracts, the whole suite on two Pythons
 # make check    the same questions in under three minutes, without the crash campaigns
 # make crash    the crash campaigns in their long form
-# make bench    the measurements
+# make bench    the measurements; BIG=1 with a store of 100,000 layers, which CACHE=DIR keeps there
 # make share    the manual pages and shell completion, after a change to the command line
 # make venv     only the environment; make clean removes it and everything else generated
 #
@@ -64,7 +64,7 @@ crash: .venv/stamp
 	LAYERSTORE_TEST_LONG=1 $(call RUN,$(BIN)) -m crash -o faulthandler_timeout=0
 
 bench: .venv/stamp
-	$(PRIVATE) $(BIN)/python bench/run.py
+	$(PRIVATE) $(BIN)/python bench/run.py $(if $(CACHE),--cache $(CACHE))
 
 share: .venv/stamp
 	$(BIN)/python tools/make_share.py

@@ -1,4 +1,4 @@
-"""Owns the rows of the table: what is compared with what; it must not print.
+"""Owns the rows with a floor: what is compared with what; it must not print.
 
 Where both sides have the verb, the row's work is one function that is given either the library's
 store or the floor's.
@@ -19,7 +19,7 @@ import attrs
 import victim
 from floor import FloorStore
 from measure import Clock, NotAlike, Row
-from stores import PARENT, Twins, build, deep, shape, wide
+from stores import PARENT, Twins, shape
 
 from layerstore import Store
 from layerstore.fs import layout
@@ -67,7 +67,7 @@ def _stores(
 # --- create, remove ---------------------------------------------------------------------------
 
 
-def _create(subject: Any, clock: Clock, count: int) -> None:
+def create(subject: Any, clock: Clock, count: int) -> None:
     names = [f"new{number}" for number in range(count)]
     with clock:
         for name in names:
@@ -76,7 +76,7 @@ def _create(subject: Any, clock: Clock, count: int) -> None:
         subject.remove(name)
 
 
-def _remove(subject: Any, clock: Clock, count: int) -> None:
+def remove(subject: Any, clock: Clock, count: int) -> None:
     names = [f"new{number}" for number in range(count)]
     for name in names:
         subject.create(name, PARENT)
@@ -92,8 +92,8 @@ def _created_and_removed(subject: Any) -> object:
     return made, shape(subject.home, ["new0", PARENT])
 
 
-def _create_rows(twins: Lazy, size: str) -> Iterator[Row]:
-    for verb, work in (("create", _create), ("remove", _remove)):
+def create_rows(twins: Lazy, size: str) -> Iterator[Row]:
+    for verb, work in (("create", create), ("remove", remove)):
         for durability in ("process", "full"):
             yield Row(
                 f"{verb}, {durability}, {size} layers",
@@ -139,7 +139,7 @@ class _Unprobed(FloorStore):
         super().get(layer, probe=probe)
 
 
-def _mount_rows(twins: Lazy) -> Iterator[Row]:
+def mount_rows(twins: Lazy) -> Iterator[Row]:
     for lowers in (1, 10, 125):
         layer = f"leaf{lowers}"
         for kind, words in ((FloorStore, ""), (_Unprobed, "; no probe in the floor")):
@@ -186,7 +186,7 @@ def _answered(verb: str, layer: str, subject: Any) -> object:
     return [os.path.realpath(path).removeprefix(subject.home) for path in answer]
 
 
-def _question_rows(twins: Lazy) -> Iterator[Row]:
+def question_rows(twins: Lazy) -> Iterator[Row]:
     asked = [
         (f"{verb}, depth {depth}", verb, depth, _ask)
         for verb in ("lower_dirs", "metadata")
@@ -208,7 +208,7 @@ def _question_rows(twins: Lazy) -> Iterator[Row]:
 
 
 @attrs.define
-class _Opener:
+class Opener:
     """A store that is opened again and again; `killed`: each time after a process died in it."""
 
     side: str
@@ -240,7 +240,7 @@ def _open_floor(twins: Twins, *, killed: bool) -> FloorStore:
     return store
 
 
-def _reopen(subject: _Opener, clock: Clock, count: int) -> None:
+def reopen(subject: Opener, clock: Clock, count: int) -> None:
     for _ in range(count):
         subject.prepare()
         with clock:
@@ -248,27 +248,27 @@ def _reopen(subject: _Opener, clock: Clock, count: int) -> None:
         opened.close()
 
 
-def _reopened(subject: _Opener) -> object:
-    _reopen(subject, Clock(), 1)
+def _reopened(subject: Opener) -> object:
+    reopen(subject, Clock(), 1)
     return shape(subject.home, [PARENT, *victim.LAYERS])
 
 
-def _open_rows(twins: Lazy, size: str) -> Iterator[Row]:
+def open_rows(twins: Lazy, size: str) -> Iterator[Row]:
     for killed, words in ((False, "clean close"), (True, "kill -9, 3 in flight")):
 
-        def ours(killed: bool = killed) -> _Opener:
+        def ours(killed: bool = killed) -> Opener:
             home = twins().ours
-            return _Opener("ours", home, lambda: Store.open(home), killed)
+            return Opener("ours", home, lambda: Store.open(home), killed)
 
-        def floor(killed: bool = killed) -> _Opener:
+        def floor(killed: bool = killed) -> Opener:
             both = twins()
-            return _Opener("floor", both.floor, lambda: _open_floor(both, killed=killed), killed)
+            return Opener("floor", both.floor, lambda: _open_floor(both, killed=killed), killed)
 
         yield Row(
             f"open after {words}, {size} layers",
             ours,
             floor,
-            _reopen,
+            reopen,
             _reopened,
             turns=1 if killed else 5,
             traced=size == "10",
@@ -306,7 +306,7 @@ def _ran(subject: _Program) -> object:
     return "it ended with 0"
 
 
-def _process_rows(twins: Lazy) -> Iterator[Row]:
+def process_rows(twins: Lazy) -> Iterator[Row]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("LAYERSTORE_")}
     # An installed program has its bytecode; the first run, which is not measured, writes ours.
     kept.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -326,23 +326,3 @@ def _process_rows(twins: Lazy) -> Iterator[Row]:
             return _Program(imports, kept)
 
         yield Row(f"whole process: layerstore {name}", ours, floor, _run, _ran, turns=1)
-
-
-# --- all of them ------------------------------------------------------------------------------
-
-
-def rows(place: str, *, big: bool) -> Iterator[Row]:
-    """Every row, in the order of the table. Stores are built when the first row needs them."""
-    sizes = {"10": 10, "1,000": 1_000} | ({"100,000": 100_000} if big else {})
-    twins: dict[str, Lazy] = {
-        size: functools.cache(functools.partial(build, place, f"s{count}", wide(count)))
-        for size, count in sizes.items()
-    }
-    chain: Lazy = functools.cache(functools.partial(build, place, "deep", deep()))
-    for size, lazy in twins.items():
-        yield from _create_rows(lazy, size)
-    yield from _mount_rows(chain)
-    yield from _question_rows(chain)
-    for size, lazy in twins.items():
-        yield from _open_rows(lazy, size)
-    yield from _process_rows(twins["10"])

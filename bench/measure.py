@@ -52,6 +52,8 @@ class Row:
     """How often the work is done in one turn; more where one time is short."""
     traced: bool = False
     """`--check-floors` compares its system calls."""
+    unit: str = "s"
+    """Of what the clock shows: seconds, or `MB` where the work says how much memory it took."""
 
 
 @attrs.frozen
@@ -69,12 +71,32 @@ class Spread:
 
 @attrs.frozen
 class Result:
-    """What one row came to; seconds for one time, and the ratio of the two in each round."""
+    """What one row came to; the unit's values for one time, and the ratio of the two in each round."""
 
     name: str
     ours: Spread
     floor: Spread
     ratio: Spread
+    unit: str = "s"
+
+
+@attrs.frozen
+class Beside:
+    """What a peer's row came to: seconds for one, and the ratio of `process` to the peer."""
+
+    name: str
+    process: Spread
+    full: Spread
+    peer: Spread
+    ratio: Spread
+
+
+@attrs.frozen
+class NotMeasured:
+    """A peer that could not be measured, and why."""
+
+    name: str
+    reason: str
 
 
 class NotAlike(Exception):
@@ -103,6 +125,7 @@ def measure(row: Row, *, rounds: int, quick: bool) -> Result:
         ours=Spread.of([pair[0] for pair in times]),
         floor=Spread.of([pair[1] for pair in times]),
         ratio=Spread.of([pair[0] / pair[1] for pair in times]),
+        unit=row.unit,
     )
 
 

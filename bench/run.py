@@ -1,7 +1,7 @@
 """The benchmarks: every verb against the least that its system calls and commits can cost.
 
 `make bench` runs this; docs/benchmarks.md says how to read it. BIG=1 in the environment adds stores
-of 100,000 layers.
+of 100,000 layers. Where the peers' programs are installed they are measured beside the library.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from pathlib import Path
 # From a checkout too, where the package may not be installed.
 sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
 
-import cases
 import check
+import peers
 import table
-from measure import NotAlike, Row, measure
+from measure import Beside, NotAlike, NotMeasured, Row, measure
 from place import place
+from rows import Rows
 
 from layerstore.errors import LayerstoreError
 from layerstore.fs import mount
@@ -32,14 +33,14 @@ def main() -> int:
         print("The benchmarks mount and unmount, which takes root.", file=sys.stderr)
         return 1
     big = os.environ.get("BIG", "") not in ("", "0")
-    with place(big=big) as where:
-        chosen = [
-            row for row in cases.rows(where.path, big=big) if _matches(row.name, options.only)
-        ]
+    with place(big=big, cache=options.cache) as where:
+        rows = Rows(where)
+        chosen = [row for row in rows.all() if _matches(row.name, options.only)]
         if not mount.has_lowerdir_plus():
             print("note: this kernel has no `lowerdir+`, which the floor of a mount uses")
             chosen = [row for row in chosen if " get " not in row.name]
-        if not chosen:
+        beside = [] if options.no_peers else _peers(rows, where.path, options)
+        if not chosen and not beside:
             print(f"No row matches {options.only!r}.", file=sys.stderr)
             return 2
         if options.trace:
@@ -47,7 +48,15 @@ def main() -> int:
             return 0
         if options.check_floors:
             return _check(chosen)
-        return _measure(chosen, options, where.file_system)
+        with rows.kept():
+            return _measure(chosen, beside, options, where.file_system)
+
+
+def _peers(rows: Rows, place: str, options: argparse.Namespace) -> list[peers.PeerRow]:
+    sizes = {"10": (10, rows.twins["10"])}
+    if not options.quick:
+        sizes["1,000"] = (1_000, rows.twins["1,000"])
+    return [row for row in peers.rows(place, sizes) if _matches(row.name, options.only)]
 
 
 def _options() -> argparse.Namespace:
@@ -55,6 +64,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, metavar="N", help="turns per row (default 21)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
     parser.add_argument("--only", default="*", metavar="PATTERN", help="rows by name, as a glob")
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR", help="keep the store of 100,000 layers there (BIG=1)"
+    )
+    parser.add_argument("--no-peers", action="store_true", help="only the library and its floors")
     parser.add_argument("--quick", action="store_true", help="few and short turns: does it run?")
     parser.add_argument(
         "--check-floors",
@@ -69,13 +82,16 @@ def _matches(name: str, pattern: str) -> bool:
     return name == pattern or fnmatch.fnmatchcase(name, f"*{pattern}*")
 
 
-def _measure(rows: list[Row], options: argparse.Namespace, file_system: str) -> int:
+def _measure(
+    rows: list[Row], beside: list[peers.PeerRow], options: argparse.Namespace, file_system: str
+) -> int:
     rounds = options.rounds or (3 if options.quick else 21)
     known = table.facts(file_system)
-    width = max(len(row.name) for row in rows)
     print(table.heading(known, rounds))
-    print(f"\n{table.head(width)}")
     results, failed = [], 0
+    width = max((len(row.name) for row in rows), default=0)
+    if rows:
+        print(f"\n{table.head(width)}")
     for row in rows:
         try:
             results.append(measure(row, rounds=rounds, quick=options.quick))
@@ -84,9 +100,40 @@ def _measure(rows: list[Row], options: argparse.Namespace, file_system: str) -> 
             print(f"{row.name}: {type(error).__name__}: {error}", file=sys.stderr)
         else:
             print(table.row(results[-1], width), flush=True)
+    others, broken = _measure_peers(beside, rounds, quick=options.quick)
     if options.json:
-        table.write_json(options.json, known, rounds, results)
-    return 1 if failed else 0
+        table.write_json(options.json, known, rounds, results, others)
+    return 1 if failed or broken else 0
+
+
+def _measure_peers(
+    rows: list[peers.PeerRow], rounds: int, *, quick: bool
+) -> tuple[list[Beside | NotMeasured], int]:
+    results: list[Beside | NotMeasured] = []
+    failed = 0
+    width = max((len(row.name) for row in rows), default=0)
+    if rows:
+        print(f"\n{table.peer_head(width)}")
+    try:
+        for row in rows:
+            gone = peers.missing(row)
+            if gone is not None:
+                results.append(gone)
+                print(f"{gone.name:<{width}}  {gone.reason}", flush=True)
+                continue
+            try:
+                results.append(peers.measure(row, rounds=rounds, turns=1 if quick else 3))
+            except peers.PeerFailed as error:
+                results.append(NotMeasured(row.name, f"not measured: {error}"))
+                print(f"{row.name:<{width}}  not measured: {error}", flush=True)
+            except (LayerstoreError, OSError) as error:
+                failed += 1
+                print(f"{row.name}: {type(error).__name__}: {error}", file=sys.stderr)
+            else:
+                print(table.peer_row(results[-1], width), flush=True)
+    finally:
+        peers.stop()
+    return results, failed
 
 
 def _check(rows: list[Row]) -> int:

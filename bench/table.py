@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from measure import Result
+from measure import Beside, NotMeasured, Result
 
 from layerstore.db import engine
 
@@ -51,11 +51,36 @@ def row(result: Result, width: int) -> str:
     return line(
         result.name,
         width,
-        _time(result.ours.median),
-        _time(result.floor.median),
+        _value(result.ours.median, result.unit),
+        _value(result.floor.median, result.unit),
         _ratio(ratio.median),
         f"{_ratio(ratio.min)}..{_ratio(ratio.max)}",
     )
+
+
+def peer_head(width: int) -> str:
+    return peer_line("", width, "process", "full", "peer", "ratio", "min..max")
+
+
+def peer_line(name: str, width: int, *cells: str) -> str:
+    process, full, peer, ratio, spread = cells
+    return f"{name:<{width}}  {process:>9}  {full:>9}  {peer:>9}  {ratio:>6}  {spread:>13}"
+
+
+def peer_row(result: Beside, width: int) -> str:
+    ratio = result.ratio
+    times = (result.process, result.full, result.peer)
+    return peer_line(
+        result.name,
+        width,
+        *(_value(spread.median, "s") for spread in times),
+        _ratio(ratio.median),
+        f"{_ratio(ratio.min)}..{_ratio(ratio.max)}",
+    )
+
+
+def _value(value: float, unit: str) -> str:
+    return _time(value) if unit == "s" else f"{value:.1f} {unit}"
 
 
 def _time(seconds: float) -> str:
@@ -70,12 +95,22 @@ def _ratio(value: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:.1f}"
 
 
-def write_json(path: Path, known: dict[str, Any], rounds: int, results: list[Result]) -> None:
-    """Times are seconds for one; `ratio` is that of the two sides of a round, over the rounds."""
+def write_json(
+    path: Path,
+    known: dict[str, Any],
+    rounds: int,
+    results: list[Result],
+    peers: list[Beside | NotMeasured],
+) -> None:
+    """Times are seconds for one; `ratio` is that of the two sides of a round, over the rounds.
+
+    A peer's row has the library under both durabilities, and the ratio of `process` to the peer.
+    """
     document = {
-        "schema": 1,
+        "schema": 2,
         "facts": known,
         "rounds": rounds,
         "rows": [attrs.asdict(result) for result in results],
+        "peers": [attrs.asdict(result) for result in peers],
     }
     path.write_text(json.dumps(document, indent=2) + "\n")

@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 
-from layerstore import codec, projection, rows, state
+from layerstore import codec, grouping, projection, rows, state
 from layerstore import events as e
 from layerstore import model as m
 from layerstore.db import engine
@@ -134,17 +134,19 @@ class Journal:
         self._mark = mark
         self.last_seq = 0
         """The newest event of this owner."""
+        self._group = grouping.Grouping(database)
 
     @contextlib.contextmanager
     def transaction(self, *, full: bool) -> Iterator[Transaction]:
         """One write transaction; everything appended in it is there, or nothing of it."""
-        with self.database.write(full=full) as connection:
+        with self._group.write(full=full) as connection:
             transaction = Transaction(connection, self.author, self._now)
             yield transaction
             self.last_seq = max(self.last_seq, transaction.last_seq)
             if transaction.last_seq > self._mark:
-                self._mark = transaction.last_seq + MARK_STEP
-                self._raise_mark(self._mark)
+                mark = transaction.last_seq + MARK_STEP
+                self._raise_mark(mark)
+                self._mark = mark
 
     def intent_of(self, operation: m.Operation) -> e.Intent:
         """The intent event of an operation in flight."""

@@ -7,6 +7,7 @@
     double      SIGKILL at a call, then SIGKILL at a call of the recovery: pairs
     mutant      a changed protocol (--mutant NAME), until a sweep catches it
     living      several processes on one home, of which some are killed (--limit SECONDS)
+    together    SIGKILL at the trace points of threads whose writes share a transaction
 
 Each runs as a process of its own, the fork server, and prints one line of JSON about itself. A
 failure names the one command that shows it again (--only FAULT [--then FAULT]).
@@ -364,6 +365,20 @@ def living(options: argparse.Namespace, result: Result) -> None:
         result.kills, result.points = counts["kills"], counts["in_flight"]
 
 
+def together(options: argparse.Namespace, result: Result) -> None:
+    """Threads of one process; without --all, the points that belong to their common transactions."""
+    from tests.crash.invariants import Violation
+    from tests.crash.together import sweep
+
+    try:
+        counts = sweep(every=options.all)
+    except Violation as violation:
+        result.fail(str(violation), "a group")
+    else:
+        result.kills = result.points = counts["kills"]
+        result.calls = counts["died_at"]
+
+
 def count(options: argparse.Namespace, result: Result) -> None:
     """No fault: how often the library saw which call, between two calls that strace can find."""
     from tests.crash.bench import Fault, bench
@@ -381,6 +396,7 @@ CAMPAIGNS = {
     "double": double,
     "mutant": mutant,
     "living": living,
+    "together": together,
     "count": count,
 }
 
