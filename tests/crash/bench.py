@@ -297,7 +297,7 @@ class Bench:
             self.start = Snapshot.take(self.home)
             if template.mounted is not None:
                 self.start = attrs.evolve(self.start, mounted=template.mounted)
-        _warm_up()
+        warm_up()
         self.first = template.expect(ladder(State(), template.verbs)[-1][-1])
         gc.disable()  # a collection would write to every page that the children share
         gc.freeze()
@@ -471,7 +471,7 @@ def _serve(end: socket.socket, decide: Callable[[Case, list[int]], str]) -> None
         end.send(b"=" + answer.encode()[: 1 << 17])
 
 
-def _warm_up() -> None:
+def warm_up() -> None:
     """Do once in the server what every child would do again: compile converters, ask the kernel."""
     mount.overlay_parameters()
     mount.has_lowerdir_plus()

@@ -6,7 +6,7 @@
     kills       SIGKILL before and after every mutating call, and in the middle of every write
     double      SIGKILL at a call, then SIGKILL at a call of the recovery: pairs
     mutant      a changed protocol (--mutant NAME), until a sweep catches it
-    living      several processes on one home, of which some are killed (--limit SECONDS)
+    living      many processes on one home, of which some are killed (--limit SECONDS)
 
 Each runs as a process of its own, the fork server, and prints one line of JSON about itself. A
 failure names the one command that shows it again (--only FAULT [--then FAULT]).
@@ -66,7 +66,8 @@ class Result:
 
     def fail(self, message: str, fault: Any, then: Any = None) -> None:
         command = f"python -m tests.crash.harness {self.campaign} {self.scenario}"
-        command += f" --seed {self.seed} --only {fault}" + (f" --then {then}" if then else "")
+        only = fault if str(fault).startswith("--") else f"--only {fault}"
+        command += f" --seed {self.seed} {only}" + (f" --then {then}" if then else "")
         command += f" --mutant {self.mutant}" if self.mutant else ""
         where = f"{self.campaign} {self.scenario}, at {fault}" + (f", then {then}" if then else "")
         self.failures.append(
@@ -91,6 +92,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, default=0, help="pairs to visit; 0: all")
     parser.add_argument("--all", action="store_true", help="visit the same state twice, too")
+    parser.add_argument("--workers", type=int, default=4, help="processes of `living`")
+    parser.add_argument("--kills", type=int, default=0, help="of `living`: at least so many")
     parser.add_argument("--mutant", default="")
     parser.add_argument("--only", default="", help="one fault: call:17:before or point:3:before")
     parser.add_argument("--then", default="", help="a second one, in the recovery")
@@ -357,11 +360,15 @@ def living(options: argparse.Namespace, result: Result) -> None:
     from tests.crash.living import crowd
 
     try:
-        counts = crowd(options.limit or 15, options.seed)
+        counts = crowd(
+            options.limit or 15, options.seed, workers=options.workers, kills=options.kills
+        )
     except Violation as violation:
-        result.fail(str(violation), f"--limit {options.limit}")
+        again = f"--limit {options.limit} --workers {options.workers} --kills {options.kills}"
+        result.fail(str(violation), again)
     else:
         result.kills, result.points = counts["kills"], counts["in_flight"]
+        result.calls = counts
 
 
 def count(options: argparse.Namespace, result: Result) -> None:

@@ -55,4 +55,5 @@ def lines(results: list[dict[str, Any]]) -> list[str]:
     seeds = sorted({result["seed"] for result in results if result["campaign"] == "double"})
     if seeds:
         table.append(f"seeds of the sampled pairs: {seeds[0]} and {len(seeds) - 1} more")
+    table += [f"seed of {r['scenario']}: {r['seed']}" for r in results if r["campaign"] == "living"]
     return table
