@@ -338,9 +338,9 @@ class Crowd:
     def _take(self, me: str, worker: Worker) -> None:
         """Count what one life has told."""
         if worker.found is not None and me in self.open_ends:
-            verb = self.open_ends.pop(me)
-            there = verb.layer in worker.found.layers
-            self.happened[type(verb).__name__, me] += int(there == isinstance(verb, Create))
+            left = self.open_ends.pop(me)
+            there = left.layer in worker.found.layers
+            self.happened[type(left).__name__, me] += int(there == isinstance(left, Create))
         for verb in worker.done:
             self.happened[type(verb).__name__, me] += 1
         self.verbs += len(worker.done)
