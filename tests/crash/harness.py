@@ -7,6 +7,8 @@
     double      SIGKILL at a call, then SIGKILL at a call of the recovery: pairs
     mutant      a changed protocol (--mutant NAME), until a sweep catches it
     living      many processes on one home, of which some are killed (--limit SECONDS)
+    traffic     so many gets and puts (--limit PAIRS), and how large the journal's files become
+    soak        a mixed load, and whether anything grows under it (--limit SECONDS)
 
 Each runs as a process of its own, the fork server, and prints one line of JSON about itself. A
 failure names the one command that shows it again (--only FAULT [--then FAULT]).
@@ -61,7 +63,9 @@ class Result:
     caught: str = ""
     """How a mutant was caught."""
     calls: dict[str, int] = attrs.Factory(dict)
-    """How often each call was seen, where that was asked."""
+    """How often each call was seen, where that was asked; or what else was counted."""
+    figures: dict[str, dict[str, float]] = attrs.Factory(dict)
+    """What was measured over a long time."""
     failures: list[str] = attrs.Factory(list)
 
     def fail(self, message: str, fault: Any, then: Any = None) -> None:
@@ -371,6 +375,32 @@ def living(options: argparse.Namespace, result: Result) -> None:
         result.calls = counts
 
 
+def soak(options: argparse.Namespace, result: Result) -> None:
+    """Kills and ends for --limit seconds; nothing may grow."""
+    from tests.crash.invariants import Violation
+    from tests.crash.soak import soak, table
+
+    try:
+        counts, result.figures = soak(options.limit or 60, options.seed)
+    except Violation as violation:
+        result.fail(str(violation), f"--limit {options.limit}")
+    else:
+        result.kills, result.points = counts["kills"], counts["in_flight"]
+        result.calls = counts
+        print("\n".join(table(result.figures)))
+
+
+def traffic(options: argparse.Namespace, result: Result) -> None:
+    """So many pairs of a get and a put, --limit; the journal's files stay bounded."""
+    from tests.crash.invariants import Violation
+    from tests.crash.traffic import traffic
+
+    try:
+        result.calls, result.figures = traffic(options.limit or 50_000, options.seed)
+    except Violation as violation:
+        result.fail(str(violation), f"--limit {options.limit}")
+
+
 def count(options: argparse.Namespace, result: Result) -> None:
     """No fault: how often the library saw which call, between two calls that strace can find."""
     from tests.crash.bench import Fault, bench
@@ -388,6 +418,8 @@ CAMPAIGNS = {
     "double": double,
     "mutant": mutant,
     "living": living,
+    "soak": soak,
+    "traffic": traffic,
     "count": count,
 }
 

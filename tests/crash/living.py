@@ -18,10 +18,12 @@ import select
 import shutil
 import signal
 import struct
+import sys
 import tempfile
 import time
 import traceback
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ import attrs
 
 from layerstore import Reader, Store
 from layerstore.errors import Busy
-from layerstore.fs import mountinfo
+from layerstore.fs import layout, mountinfo
 from tests.crash import bench
 from tests.crash.invariants import Violation, check, files_in, mend, mounts_below, require
 from tests.crash.model import (
@@ -53,6 +55,8 @@ WORKERS = 4
 LAYERS = 5
 """So many layers a worker keeps."""
 SHARED = tuple(f"shared{number}" for number in range(4))
+TERMINATED = 143
+"""How a worker exits that was told to end."""
 PATIENCE = 120
 """Seconds after which a worker that is to end is taken for stuck."""
 
@@ -74,6 +78,11 @@ START = (
     *(verb for layer in SHARED for verb in _shared(layer)),
     Close(),
 )
+
+
+FIRST = ladder(State(), START)[-1][-1]
+"""What everybody begins with."""
+Say = Callable[[tuple[str, Any]], None]
 
 
 # --- a worker -----------------------------------------------------------------------------------
@@ -131,6 +140,14 @@ def _list(store: Store, state: State, me: str) -> None:
     require(not strange, f"listed, and never made: {strange}")
 
 
+def _settled(store: Store, me: str) -> None:
+    """Wait for others who settle what the predecessor had in flight: they met it first."""
+    deadline = time.monotonic() + PATIENCE
+    while any(operation.layer.startswith(f"{me}-") for operation in store.operations()):
+        require(time.monotonic() < deadline, f"never settled: {store.operations()}")
+        time.sleep(0.005)
+
+
 def _find(store: Store, home: Path, me: str, before: list[State]) -> State:
     """Which of the states that the predecessor can have left there is."""
     layers = {
@@ -149,14 +166,26 @@ def _may_wait(verb: Verb) -> bool:
     return isinstance(verb, Get | Put) and verb.layer in SHARED
 
 
-def work(home: Path, me: str, seed: str, before: list[State], say: Any, stop: int) -> None:
+def work(home: Path, me: str, seed: str, before: list[State], say: Say, stop: int) -> None:
     """One worker's life, until it is told to stop."""
     chance = random.Random(seed)
     live = Live(home)
     Open().act(live)
     store = live.opened
+    _settled(store, me)
     state = _find(store, home, me, before)
     say(("found", state))
+    with contextlib.ExitStack() as closing:
+        # Told to end by a signal it closes as any program does; killed it does not.
+        closing.callback(store.close)
+        state = _go_on(store, live, me, chance, state, say, stop)
+    say(("closed", state.after_death()))
+
+
+def _go_on(
+    store: Store, live: Live, me: str, chance: random.Random, state: State, say: Say, stop: int
+) -> State:
+    """One verb after the other, each told before and after; the last state."""
     count = int(time.monotonic_ns())
     while not select.select([stop], [], [], 0)[0]:
         count += 1
@@ -171,11 +200,10 @@ def work(home: Path, me: str, seed: str, before: list[State], say: Any, stop: in
             continue
         state = verb.states(state)[-1]
         say(("done", state))
-        _look(store, home, state, me)
+        _look(store, live.home, state, me)
         if count % 16 == 0:
             _list(store, state, me)
-    Close().act(live)
-    say(("closed", state.after_death()))
+    return state
 
 
 # --- the conductor ------------------------------------------------------------------------------
@@ -232,24 +260,30 @@ class Worker:
 def _start(home: Path, me: str, seed: str, before: list[State], others: list[Worker]) -> Worker:
     read, write = os.pipe()
     stop, stopper = os.pipe()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     pid = os.fork()
     if pid == 0:
         code = 1
 
-        def say(value: Any) -> None:
+        def say(value: tuple[str, Any]) -> None:
             data = pickle.dumps(value)
             os.write(write, struct.pack("!I", len(data)) + data)
 
         try:
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
             for descriptor in (read, stopper, *(f for w in others for f in (w.lines, w.stop))):
                 os.close(descriptor)
             gc.enable()
             work(home, me, seed, before, say, stop)
             code = 0
+        except SystemExit:
+            code = TERMINATED
         except BaseException:  # noqa: BLE001 - it is told to the conductor
             say(("error", traceback.format_exc(limit=-8)))
         finally:
             os._exit(code)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     os.close(write)
     os.close(stop)
     os.set_blocking(read, False)
@@ -285,6 +319,10 @@ class Crowd:
     """Last verbs of which nobody knows yet whether they happened."""
     kills: int = 0
     in_flight: int = 0
+    ended: list[int] = attrs.Factory(list)
+    """Processes that were told to end."""
+    wal: int = 0
+    """The largest that the WAL was seen."""
     verbs: int = 0
     refused: list[str] = attrs.Factory(list)
 
@@ -299,6 +337,9 @@ class Crowd:
         while True:
             lines = {worker.lines: worker for worker in self.workers.values()}
             left = max(0.0, end - time.monotonic())
+            with contextlib.suppress(FileNotFoundError):
+                wal = (self.home / layout.OWN / "journal.db-wal").stat().st_size
+                self.wal = max(self.wal, wal)
             for ready in select.select(lines, [], [], left)[0]:
                 lines[ready].read()
                 if lines[ready].error:
@@ -306,18 +347,23 @@ class Crowd:
             if not left:
                 return
 
-    def kill(self, names: list[str]) -> None:
-        """SIGKILL them all at once."""
+    def kill(self, names: list[str], how: int = signal.SIGKILL) -> None:
+        """Kill them all at once, or tell them to end."""
         for me in names:
-            os.kill(self.workers[me].pid, signal.SIGKILL)
+            os.kill(self.workers[me].pid, how)
         for me in names:
             worker = self.workers.pop(me)
             status = _wait(worker)
             if worker.error:
                 raise Violation(f"{me}: {worker.error}")
-            require(os.WIFSIGNALED(status), f"{me} had ended by itself: {status}")
-            self.kills += 1
-            self.in_flight += int(worker.begun is not None)
+            if how == signal.SIGTERM:
+                ended = os.WIFEXITED(status) and os.WEXITSTATUS(status) == TERMINATED
+                self.ended.append(worker.pid)
+            else:
+                ended = os.WIFSIGNALED(status)
+                self.kills += 1
+                self.in_flight += int(worker.begun is not None)
+            require(ended, f"{me} had ended by itself: {status}")
             self.states[me] = worker.possible(self.states[me])
             self._take(me, worker)
 
@@ -334,6 +380,18 @@ class Crowd:
             self.states[me] = [worker.state]
             self._take(me, worker)
         return [states[0] for states in self.states.values()]
+
+    def judge(self) -> int:
+        """Let everyone stop, and look whether the home is what they said; how many layers it has."""
+        whole = FIRST
+        for state in self.finish():
+            whole = State(
+                {**whole.layers, **state.layers},
+                {**whole.holds, **state.holds},
+                {**whole.files, **state.files},
+            )
+        bench.in_child(lambda: _judge(self.home, whole, self.happened))
+        return len(whole.layers)
 
     def _take(self, me: str, worker: Worker) -> None:
         """Count what one life has told."""
@@ -363,19 +421,31 @@ def crowd(seconds: float, seed: int, *, workers: int = WORKERS, kills: int = 0) 
         shutil.rmtree(place)
 
 
-def _run(place: Path, seconds: float, seed: int, workers: int, kills: int) -> dict[str, int]:
+@contextlib.contextmanager
+def crowded(place: Path, seed: int, workers: int) -> Iterator[Crowd]:
+    """A home with so many workers in it; none of them is left at the end."""
     home = place / "home"
     bench.in_child(lambda: [verb.act(live) for live in [Live(home)] for verb in START])
-    names = [f"w{number}" for number in range(workers)]
-    first = ladder(State(), START)[-1][-1]
-    chance = random.Random(seed)
-    group = Crowd(home, seed, {me: [first] for me in names})
+    group = Crowd(home, seed, {f"w{number}": [FIRST] for number in range(workers)})
     bench.warm_up()
     gc.disable()
     gc.freeze()
     try:
-        for me in names:
+        for me in group.states:
             group.start(me)
+        yield group
+    finally:
+        for worker in group.workers.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(worker.pid, 0)
+
+
+def _run(place: Path, seconds: float, seed: int, workers: int, kills: int) -> dict[str, int]:
+    chance = random.Random(seed)
+    with crowded(place, seed, workers) as group:
+        names = list(group.states)
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline or group.kills < kills:
             group.listen(chance.uniform(0.02, 0.2))
@@ -383,27 +453,14 @@ def _run(place: Path, seconds: float, seed: int, workers: int, kills: int) -> di
             group.kill(dying)
             for me in dying:
                 group.start(me)
-        finals = group.finish()
-    finally:
-        for worker in group.workers.values():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(worker.pid, signal.SIGKILL)
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(worker.pid, 0)
-    whole = first
-    for state in finals:
-        whole = State(
-            {**whole.layers, **state.layers},
-            {**whole.holds, **state.holds},
-            {**whole.files, **state.files},
-        )
-    bench.in_child(lambda: _judge(home, whole, group.happened))
+        layers = group.judge()
     return {
         "kills": group.kills,
         "in_flight": group.in_flight,
         "verbs": group.verbs,
         "refused": len(group.refused),
-        "layers": len(whole.layers),
+        "wal": group.wal,
+        "layers": layers,
     }
 
 
