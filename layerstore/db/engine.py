@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from layerstore.db import statements as sql
+from layerstore.db import wal
 from layerstore.errors import Busy, StoreClosed, StoreDamaged, WritesRefused
 
 try:  # it carries a current SQLite; the standard library's is the distribution's
@@ -196,6 +197,7 @@ class Database(ReadDatabase):
         except BaseException:
             self._writer.close()
             raise
+        self._wal = wal.Bound(self._writer, path)
         self._write_lock = threading.RLock()
         self._synchronous = ""
         self._refused = ""
@@ -231,6 +233,10 @@ class Database(ReadDatabase):
                     self._refused = f"the database could not be written ({error})"
                     raise WritesRefused(self._refused) from error
                 raise explain(self.path, error) from error
+            with contextlib.suppress(
+                DriverError
+            ):  # the commit is done, whatever becomes of the log
+                self._wal.keep()
 
     def close(self) -> None:
         """Close both connections; the last one of all processes checkpoints the WAL."""

@@ -378,7 +378,7 @@ def living(options: argparse.Namespace, result: Result) -> None:
 def soak(options: argparse.Namespace, result: Result) -> None:
     """Kills and ends for --limit seconds; nothing may grow."""
     from tests.crash.invariants import Violation
-    from tests.crash.soak import soak, table
+    from tests.crash.soak import soak
 
     try:
         counts, result.figures = soak(options.limit or 60, options.seed)
@@ -387,7 +387,6 @@ def soak(options: argparse.Namespace, result: Result) -> None:
     else:
         result.kills, result.points = counts["kills"], counts["in_flight"]
         result.calls = counts
-        print("\n".join(table(result.figures)))
 
 
 def traffic(options: argparse.Namespace, result: Result) -> None:

@@ -30,6 +30,7 @@ from typing import Any
 import attrs
 
 from layerstore import Reader, Store
+from layerstore.db import wal
 from layerstore.errors import Busy
 from layerstore.fs import layout, mountinfo
 from tests.crash import bench
@@ -143,7 +144,8 @@ def _list(store: Store, state: State, me: str) -> None:
 def _settled(store: Store, me: str) -> None:
     """Wait for others who settle what the predecessor had in flight: they met it first."""
     deadline = time.monotonic() + PATIENCE
-    while any(operation.layer.startswith(f"{me}-") for operation in store.operations()):
+    mine = {o.id for o in store.operations() if o.layer.startswith((f"{me}-", "shared"))}
+    while mine & {operation.id for operation in store.operations()}:
         require(time.monotonic() < deadline, f"never settled: {store.operations()}")
         time.sleep(0.005)
 
@@ -338,8 +340,8 @@ class Crowd:
             lines = {worker.lines: worker for worker in self.workers.values()}
             left = max(0.0, end - time.monotonic())
             with contextlib.suppress(FileNotFoundError):
-                wal = (self.home / layout.OWN / "journal.db-wal").stat().st_size
-                self.wal = max(self.wal, wal)
+                log = self.home / layout.OWN / "journal.db-wal"
+                self.wal = max(self.wal, log.stat().st_size)
             for ready in select.select(lines, [], [], left)[0]:
                 lines[ready].read()
                 if lines[ready].error:
@@ -454,6 +456,7 @@ def _run(place: Path, seconds: float, seed: int, workers: int, kills: int) -> di
             for me in dying:
                 group.start(me)
         layers = group.judge()
+    require(group.wal <= 2 * wal.LIMIT, f"the WAL grew to {group.wal} bytes")
     return {
         "kills": group.kills,
         "in_flight": group.in_flight,
