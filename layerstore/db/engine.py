@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from layerstore.db import statements as sql
 from layerstore.db import wal
-from layerstore.errors import Busy, StoreClosed, StoreDamaged, WritesRefused
+from layerstore.errors import Busy, InvalidArgument, StoreClosed, StoreDamaged, WritesRefused
 
 try:  # it carries a current SQLite; the standard library's is the distribution's
     import pysqlite3.dbapi2 as _driver
@@ -39,8 +39,21 @@ DriverError: Final = driver.Error
 Connection = Any
 Rows = list[tuple[Any, ...]]
 
+LONGEST_PATH: Final = 504
+"""Bytes in the path of a database, symbolic links resolved: SQLite opens none that is longer."""
 PAGE: Final = 500
 """Rows that one read transaction may fetch before it ends: a longer one would stop checkpoints."""
+
+
+def check_path(path: str) -> None:
+    """Raise InvalidArgument where SQLite cannot open a database because of the length of its path."""
+    length = len(os.fsencode(path))
+    if length > LONGEST_PATH:
+        raise InvalidArgument(
+            f"The path of the database would have {length} bytes, and SQLite opens none of more than "
+            f"{LONGEST_PATH}: {path[:40]}…{path[-40:]}.",
+            hint="Bind-mount the directory at a shorter path, and use that as the home.",
+        )
 
 
 def create(
@@ -81,6 +94,7 @@ def scratch() -> Connection:
 
 def connect(path: str, *, read_only: bool, timeout: float) -> Connection:
     """A connection to an existing database; StoreDamaged if it is not one."""
+    check_path(path)
     if not read_only:
         return _connect(path, "mode=rw", timeout=timeout)
     try:

@@ -174,12 +174,12 @@ def work(home: Path, me: str, seed: str, before: list[State], say: Say, stop: in
     live = Live(home)
     Open().act(live)
     store = live.opened
-    _settled(store, me)
-    state = _find(store, home, me, before)
-    say(("found", state))
     with contextlib.ExitStack() as closing:
         # Told to end by a signal it closes as any program does; killed it does not.
         closing.callback(store.close)
+        _settled(store, me)
+        state = _find(store, home, me, before)
+        say(("found", state))
         state = _go_on(store, live, me, chance, state, say, stop)
     say(("closed", state.after_death()))
 

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
-import sys
 import tempfile
-import traceback
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
 import pytest
 
 from layerstore import Reader, Store
-from layerstore.cli import main
-from layerstore.testing import dying_at, points
-from tests.crash.bench import Snapshot, detach
-from tests.crash.invariants import check, mounts_below
+from layerstore.testing import dying_at
+from tests.cli.running import forked
+from tests.crash.bench import Snapshot, detach, in_child
+from tests.crash.invariants import Violation, check, mounts_below
 from tests.crash.model import Create, Facts, Get, Initialize, Live, Open, Put, Remove, State, ladder
 from tests.crash.model import Verb as Step
 
@@ -78,35 +74,6 @@ def clear(home: Path) -> None:
         shutil.rmtree(home)
 
 
-def child(work: Callable[[], None]) -> tuple[int, str]:
-    """Run the callable in a forked child; wait status and what it said on stderr."""
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            os.dup2(write, 2)
-            os.close(read)
-            os.close(write)
-            sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - this process ends soon
-            sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
-            work()
-            sys.stderr.flush()
-            os._exit(0)
-        except SystemExit as end:
-            sys.stderr.flush()
-            os._exit(int(end.code or 0))
-        except BaseException:  # noqa: BLE001 - the status says so
-            traceback.print_exc()
-            sys.stderr.flush()
-        finally:
-            os._exit(99)
-    os.close(write)
-    with open(read, encoding="utf-8") as words:
-        said = words.read()
-    return os.waitpid(pid, 0)[1], said
-
-
 def prepare(home: Path, command: Command) -> Snapshot:
     """The home as the command finds it."""
     clear(home)
@@ -124,9 +91,10 @@ def prepare(home: Path, command: Command) -> Snapshot:
         with dying_at(11):
             Create("doomed", Facts("base")).act(live)
 
-    assert (0, "") == child(build)
+    in_child(build)
     if command.crashed:
-        assert signal.SIGKILL == child(crash)[0]
+        with pytest.raises(Violation):
+            in_child(crash)
     return Snapshot.take(home)
 
 
@@ -139,32 +107,21 @@ def test_a_signal_at_any_point_ends_cleanly(place: Path, name: str, number: int)
     allowed = ladder(ladder(State(), TEMPLATE)[-1][-1], command.verbs)
     states = [state for states in allowed for state in states]
 
-    def run() -> None:
-        sys.argv = ["layerstore", "--home", str(home), *command.words]
-        main()
-
-    def passed() -> None:
-        with points() as names, contextlib.suppress(SystemExit):
-            run()
-        sys.stderr.write(f"\n{len(names)}")
-
-    def signalled(index: int) -> None:
-        with dying_at(index, how=lambda: os.kill(os.getpid(), number)):
-            run()
+    words = ("--home", str(home), *command.words)
 
     clear(home)
     start.restore(home)
-    total = int(child(passed)[1].rpartition("\n")[2])
+    listed = forked(words, LAYERSTORE_FAILPOINT="list")
+    total = sum(line.count(":") >= 2 for line in listed.err.splitlines())
     assert total > 0 or name == "mount-again"
     # SIGHUP takes the same way from the handler on: a few points of it are enough.
     for index in range(0, total, 1 if number == signal.SIGTERM else 7):
         clear(home)
         start.restore(home)
-        status, said = child(partial(signalled, index))
-        where = f"{name}, at point {index}: {said}"
-        assert os.WIFEXITED(status), where
-        assert 128 + number == os.WEXITSTATUS(status), where
-        lines = [line for line in said.splitlines() if "recovery settled" not in line]
+        done = forked(words, dying_at(index, how=lambda: os.kill(os.getpid(), number)))
+        where = f"{name}, at point {index}: {done}"
+        assert 128 + number == done.code, where
+        lines = [line for line in done.err.splitlines() if "recovery settled" not in line]
         assert [f"layerstore: Ended by {signal.Signals(number).name}."] == lines, where
         with Reader.open(home) as reader:
             if not command.crashed:
