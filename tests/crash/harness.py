@@ -15,7 +15,8 @@ failure names the one command that shows it again (--only FAULT [--then FAULT]).
 
 Without --all, a state of the disk is not visited twice: what lies behind a step and in front of the
 next is one state, and so is what lies behind a write and in front of the next call. Every point is
-visited at least once all the same.
+visited at least once all the same. And a home that is after its death the same as one before is
+looked at and audited again, but worked with only now and then.
 """
 
 from __future__ import annotations
@@ -221,7 +222,7 @@ def enumerate_points(options: argparse.Namespace, result: Result) -> None:
     """Trace points: each name says before or after, so that one pass visits both."""
     from tests.crash.bench import bench
 
-    with bench(options.scenario) as place:
+    with bench(options.scenario, every=options.all) as place:
         if options.only:
             return _one(place, options, result)
         for fault, ended, names in _sweep(place, result, "point", "before", skip=_nothing):
@@ -241,7 +242,7 @@ def kills(options: argparse.Namespace, result: Result) -> None:
     """Calls: in front of each, behind each, and in the middle of each write."""
     from tests.crash.bench import bench
 
-    with bench(options.scenario) as place:
+    with bench(options.scenario, every=options.all) as place:
         if options.only:
             return _one(place, options, result)
         for mode, skip in (
@@ -272,7 +273,7 @@ def double(options: argparse.Namespace, result: Result) -> None:
     from tests.crash.bench import Fault, Snapshot, bench
 
     chance = random.Random(f"{options.seed} {options.scenario}")
-    with bench(options.scenario) as place:
+    with bench(options.scenario, every=options.all) as place:
         if options.only:
             return _one(place, options, result)
         total = len(place.act(Fault("call", -1)).names)
@@ -334,7 +335,7 @@ def mutant(options: argparse.Namespace, result: Result) -> None:
     from tests.crash.mutants import MUTANTS
 
     changed = MUTANTS[options.mutant]
-    with bench(options.scenario, changed.patch) as place:
+    with bench(options.scenario, changed.patch, every=options.all) as place:
         if options.only:
             return _one(place, options, result)
         alive = place.act(Fault("point", -1))
@@ -404,7 +405,7 @@ def count(options: argparse.Namespace, result: Result) -> None:
     """No fault: how often the library saw which call, between two calls that strace can find."""
     from tests.crash.bench import Fault, bench
 
-    with bench(options.scenario) as place:
+    with bench(options.scenario, every=options.all) as place:
         ended = place.act(Fault("call", -1), marked=True)
         result.points = len(ended.names)
         for name in ended.names:
