@@ -3,6 +3,7 @@
 # make check    the same questions in under three minutes, without the crash campaigns
 # make crash    the crash campaigns in their long form
 # make bench    the measurements; BIG=1 with a store of 100,000 layers, which CACHE=DIR keeps there
+# make soak     an hour of mixed load (SOAK_SECONDS=…), a million gets, a tree of a million files
 # make share    the manual pages and shell completion, after a change to the command line
 # make venv     only the environment; make clean removes it and everything else generated
 #
@@ -12,7 +13,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: demo test check crash bench share venv clean lint suite-oldest
+.PHONY: demo test check crash soak bench share venv clean lint suite-oldest
 
 WORKERS ?= 2
 PYTEST_ARGS ?=
@@ -62,6 +63,13 @@ check: lint
 # like choose (PYTEST_ARGS); CI has each point once and more than 5,000 of the pairs.
 crash: .venv/stamp
 	LAYERSTORE_TEST_LONG=1 $(call RUN,$(BIN)) -m crash -o faulthandler_timeout=0
+
+# What has to stay flat for a year. The tables and one line of JSON each come last; CI has half a
+# minute of it, 50,000 gets and puts, and 100,000 files.
+SOAK_SECONDS ?= 3600
+soak: .venv/stamp
+	LAYERSTORE_SOAK_SECONDS=$(SOAK_SECONDS) $(call RUN,$(BIN)) tests/crash/test_soak.py tests/crash/test_trees.py \
+	  -o faulthandler_timeout=0
 
 bench: .venv/stamp
 	$(PRIVATE) $(BIN)/python bench/run.py $(if $(CACHE),--cache $(CACHE))

@@ -14,7 +14,7 @@ from typing import Any, Final, NoReturn
 
 import click
 
-from layerstore.cli import exits
+from layerstore.cli import exits, signals
 from layerstore.cli.app import App, be_verbose
 from layerstore.cli.output import Output
 from layerstore.errors import LayerstoreError
@@ -116,6 +116,7 @@ class Program(click.Group):
             except click.exceptions.Exit as end:
                 code = end.exit_code
             sys.stdout.flush()
+            signals.over()
         except BaseException as error:
             if isinstance(error, SystemExit):
                 raise
@@ -125,6 +126,9 @@ class Program(click.Group):
 
 def _report(error: BaseException, out: Output) -> int:
     """Say what went wrong; returns the exit code."""
+    signals.over()
+    if isinstance(error, signals.EndedBySignal):
+        return _report_signal(error, out)
     if isinstance(error, KeyboardInterrupt | EOFError | click.Abort):
         out.error("Interrupted.", code="interrupted", exit_code=exits.INTERRUPTED)
         return exits.INTERRUPTED
@@ -152,6 +156,17 @@ def _report(error: BaseException, out: Output) -> int:
         out.error(error.format_message(), code="failed", exit_code=exits.FAILED)
         return exits.FAILED
     return _report_unexpected(error, out)
+
+
+def _report_signal(error: signals.EndedBySignal, out: Output) -> int:
+    """After a SIGHUP there may be no terminal to say anything to."""
+    try:
+        name = error.signal.name
+        out.error(f"Ended by {name}.", code="ended-by-signal", exit_code=error.exit_code)
+        sys.stdout.flush()
+    except OSError:
+        _forget_stdout()
+    return error.exit_code
 
 
 def _report_unexpected(error: BaseException, out: Output) -> int:
@@ -254,5 +269,9 @@ def main() -> NoReturn:
         # A path that is not text comes out as the bytes it is; other text never fails to print.
         utf8 = stream.encoding.lower() == "utf-8"
         stream.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")  # type: ignore[union-attr]
-    program.main()
+    signals.install()
+    try:
+        program.main()
+    except signals.EndedBySignal as end:  # it fell into the moment before it could be reported
+        sys.exit(_report(end, Output(json="--json" in sys.argv)))
     raise AssertionError("program.main() exits")

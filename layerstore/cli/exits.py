@@ -11,8 +11,10 @@ SOME_FAILED: Final = 3
 FINDINGS: Final = 4
 NOT_AUDITED: Final = 8
 USAGE: Final = InvalidArgument.exit_code
+HUNG_UP: Final = 129
 INTERRUPTED: Final = 130
 BROKEN_PIPE: Final = 141
+TERMINATED: Final = 143
 
 _OTHERS: Final = {
     0: "success",
@@ -21,6 +23,8 @@ _OTHERS: Final = {
     NOT_AUDITED: "audit: it could not run to its end",
     INTERRUPTED: "interrupted (SIGINT)",
     BROKEN_PIPE: "the reader of the output went away (SIGPIPE)",
+    HUNG_UP: "ended by SIGHUP: what was begun has been undone or finished first",
+    TERMINATED: "ended by SIGTERM: what was begun has been undone or finished first",
 }
 
 

@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from layerstore.db import statements as sql
-from layerstore.errors import Busy, StoreClosed, StoreDamaged, WritesRefused
+from layerstore.db import wal
+from layerstore.errors import Busy, InvalidArgument, StoreClosed, StoreDamaged, WritesRefused
 
 try:  # it carries a current SQLite; the standard library's is the distribution's
     import pysqlite3.dbapi2 as _driver
@@ -38,8 +39,21 @@ DriverError: Final = driver.Error
 Connection = Any
 Rows = list[tuple[Any, ...]]
 
+LONGEST_PATH: Final = 504
+"""Bytes in the path of a database, symbolic links resolved: SQLite opens none that is longer."""
 PAGE: Final = 500
 """Rows that one read transaction may fetch before it ends: a longer one would stop checkpoints."""
+
+
+def check_path(path: str) -> None:
+    """Raise InvalidArgument where SQLite cannot open a database because of the length of its path."""
+    length = len(os.fsencode(path))
+    if length > LONGEST_PATH:
+        raise InvalidArgument(
+            f"The path of the database would have {length} bytes, and SQLite opens none of more than "
+            f"{LONGEST_PATH}: {path[:40]}…{path[-40:]}.",
+            hint="Bind-mount the directory at a shorter path, and use that as the home.",
+        )
 
 
 def create(
@@ -80,6 +94,7 @@ def scratch() -> Connection:
 
 def connect(path: str, *, read_only: bool, timeout: float) -> Connection:
     """A connection to an existing database; StoreDamaged if it is not one."""
+    check_path(path)
     if not read_only:
         return _connect(path, "mode=rw", timeout=timeout)
     try:
@@ -216,6 +231,7 @@ class Database(ReadDatabase):
         except BaseException:
             self._writer.close()
             raise
+        self._wal = wal.Bound(self._writer, path)
         self._write_lock = threading.RLock()
         self._synchronous = ""
         self._refused = ""
@@ -251,6 +267,10 @@ class Database(ReadDatabase):
                     self._refused = f"the database could not be written ({error})"
                     raise WritesRefused(self._refused) from error
                 raise explain(self.path, error) from error
+            with contextlib.suppress(
+                DriverError
+            ):  # the commit is done, whatever becomes of the log
+                self._wal.keep()
 
     def checkpoint(self) -> None:
         """Write the WAL into the database and empty it, as far as nobody has to be waited for."""

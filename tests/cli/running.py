@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import traceback
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import attrs
+
+from layerstore.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PROGRAM = (sys.executable, "-m", "layerstore")
@@ -56,6 +61,48 @@ class Program:
         done = run(("--home", str(self.home), *words), **variables)
         assert done.code == code, f"{words}: exit {done.code}\n{done.out}{done.err}"
         return done
+
+
+def forked(
+    words: Sequence[str],
+    inside: AbstractContextManager[object] = contextlib.nullcontext(),  # noqa: B008 - it is empty
+    **variables: str,
+) -> Done:
+    """The same as `run` in a fork of this process, which spares the time that an import takes.
+
+    In the child it runs inside of `inside`.
+    """
+    pipes = [os.pipe(), os.pipe()]
+    pid = os.fork()
+    if pid == 0:
+        try:
+            for number, (_, write) in enumerate(pipes, 1):
+                os.dup2(write, number)
+            os.closerange(3, max(max(pair) for pair in pipes) + 1)
+            sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - this process ends soon
+            sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+            os.environ.clear()
+            os.environ.update(environment(**variables))
+            sys.argv = ["layerstore", *words]
+            with inside:
+                main()
+        except SystemExit as end:
+            code = end.code
+            code = code if isinstance(code, int) else 0
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        except BaseException:  # noqa: BLE001 - stderr has it
+            traceback.print_exc()
+            sys.stderr.flush()
+        finally:
+            os._exit(99)
+    said = []
+    for read, write in pipes:
+        os.close(write)
+        with open(read, encoding="utf-8", errors="surrogateescape") as words_of_it:
+            said.append(words_of_it.read())
+    return Done(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), said[0], said[1])
 
 
 def run(words: Sequence[str], **variables: str) -> Done:

@@ -36,7 +36,9 @@ def test_help_lists_every_command_and_imports_none() -> None:
     *help_text, modules = done.stdout.splitlines()
     listed = {line.split()[0] for line in help_text if line.startswith("  ") and line.split()}
     assert set(NAMES) <= listed
-    assert modules.split()[1:] == [f"layerstore.cli.{m}" for m in ("exits", "output", "app")]
+    assert modules.split()[1:] == [
+        f"layerstore.cli.{m}" for m in ("exits", "signals", "output", "app")
+    ]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -109,7 +111,7 @@ def test_version() -> None:
 
 def test_the_table_of_exit_codes_is_complete() -> None:
     """Every exit code that the program's description names has a meaning in the table."""
-    assert {0, 1, 3, 4, 8, 10, 11, 12, 13, 16, 130, 141} == set(exits.table())
+    assert {0, 1, 3, 4, 8, 10, 11, 12, 13, 16, 129, 130, 141, 143} == set(exits.table())
 
 
 def test_an_unexpected_error_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import importlib
 import json
 import os
 import shutil
@@ -20,9 +21,10 @@ import signal
 import socket
 import tempfile
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 from unittest import mock
 
 import attrs
@@ -197,6 +199,8 @@ class Bench:
     kept: list[int] = attrs.Factory(list)
     """Descriptors that a child left for after its death."""
     judge: Judge | None = None
+    known: Counter[str] | None = None
+    """In the judge's process: how often which home was judged. None: each is worked with again."""
 
     @property
     def home(self) -> Path:
@@ -297,7 +301,7 @@ class Bench:
             self.start = Snapshot.take(self.home)
             if template.mounted is not None:
                 self.start = attrs.evolve(self.start, mounted=template.mounted)
-        _warm_up()
+        warm_up()
         self.first = template.expect(ladder(State(), template.verbs)[-1][-1])
         gc.disable()  # a collection would write to every page that the children share
         gc.freeze()
@@ -397,6 +401,7 @@ class Bench:
                     for verb in self.scenario.when[case.done : case.done + 1]
                     if isinstance(verb, Create)
                 ],
+                known=self.known,
             )
         except Violation as violation:
             return f"{violation}\nrecovery settled: {settled}"
@@ -471,8 +476,20 @@ def _serve(end: socket.socket, decide: Callable[[Case, list[int]], str]) -> None
         end.send(b"=" + answer.encode()[: 1 << 17])
 
 
-def _warm_up() -> None:
-    """Do once in the server what every child would do again: compile converters, ask the kernel."""
+LATE: Final = (
+    "filelock",
+    *(f"layerstore.{name}" for name in ("audit", "comparison", "making", "replay", "store")),
+    *(f"layerstore.fs.{name}" for name in ("probe", "tree", "upper")),
+)
+"""What the library imports only where it is needed."""
+
+
+def warm_up() -> None:
+    """Do once in the server what every child would do again: import, compile converters, ask the
+    kernel.
+    """
+    for module in LATE:
+        importlib.import_module(module)
     mount.overlay_parameters()
     mount.has_lowerdir_plus()
     codec._converter()
@@ -538,10 +555,15 @@ def in_child(work: Callable[[], Any]) -> None:
 
 
 @contextlib.contextmanager
-def bench(name: str, patch: Patch = contextlib.nullcontext) -> Iterator[Bench]:
-    """A bench for a scenario, in a directory of its own that is gone afterwards."""
+def bench(
+    name: str, patch: Patch = contextlib.nullcontext, *, every: bool = False
+) -> Iterator[Bench]:
+    """A bench for a scenario, in a directory of its own that is gone afterwards.
+
+    `every`: work with every home after its death, also with one that is the same as another.
+    """
     place = Path(tempfile.mkdtemp(prefix="layerstore-crash-", dir=base()))
-    made = Bench(place, SCENARIOS[name], patch)
+    made = Bench(place, SCENARIOS[name], patch, known=None if every else Counter())
     try:
         made.prepare()
         yield made

@@ -6,15 +6,18 @@
     kills       SIGKILL before and after every mutating call, and in the middle of every write
     double      SIGKILL at a call, then SIGKILL at a call of the recovery: pairs
     mutant      a changed protocol (--mutant NAME), until a sweep catches it
-    living      several processes on one home, of which some are killed (--limit SECONDS)
+    living      many processes on one home, of which some are killed (--limit SECONDS)
+    traffic     so many gets and puts (--limit PAIRS), and how large the journal's files become
     together    SIGKILL at the trace points of threads whose writes share a transaction
+    soak        a mixed load, and whether anything grows under it (--limit SECONDS)
 
 Each runs as a process of its own, the fork server, and prints one line of JSON about itself. A
 failure names the one command that shows it again (--only FAULT [--then FAULT]).
 
 Without --all, a state of the disk is not visited twice: what lies behind a step and in front of the
 next is one state, and so is what lies behind a write and in front of the next call. Every point is
-visited at least once all the same.
+visited at least once all the same. And a home that is after its death the same as one before is
+looked at and audited again, but worked with only now and then.
 """
 
 from __future__ import annotations
@@ -62,12 +65,15 @@ class Result:
     caught: str = ""
     """How a mutant was caught."""
     calls: dict[str, int] = attrs.Factory(dict)
-    """How often each call was seen, where that was asked."""
+    """How often each call was seen, where that was asked; or what else was counted."""
+    figures: dict[str, dict[str, float]] = attrs.Factory(dict)
+    """What was measured over a long time."""
     failures: list[str] = attrs.Factory(list)
 
     def fail(self, message: str, fault: Any, then: Any = None) -> None:
         command = f"python -m tests.crash.harness {self.campaign} {self.scenario}"
-        command += f" --seed {self.seed} --only {fault}" + (f" --then {then}" if then else "")
+        only = fault if str(fault).startswith("--") else f"--only {fault}"
+        command += f" --seed {self.seed} {only}" + (f" --then {then}" if then else "")
         command += f" --mutant {self.mutant}" if self.mutant else ""
         where = f"{self.campaign} {self.scenario}, at {fault}" + (f", then {then}" if then else "")
         self.failures.append(
@@ -92,6 +98,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, default=0, help="pairs to visit; 0: all")
     parser.add_argument("--all", action="store_true", help="visit the same state twice, too")
+    parser.add_argument("--workers", type=int, default=4, help="processes of `living`")
+    parser.add_argument("--kills", type=int, default=0, help="of `living`: at least so many")
     parser.add_argument("--mutant", default="")
     parser.add_argument("--only", default="", help="one fault: call:17:before or point:3:before")
     parser.add_argument("--then", default="", help="a second one, in the recovery")
@@ -215,7 +223,7 @@ def enumerate_points(options: argparse.Namespace, result: Result) -> None:
     """Trace points: each name says before or after, so that one pass visits both."""
     from tests.crash.bench import bench
 
-    with bench(options.scenario) as place:
+    with bench(options.scenario, every=options.all) as place:
         if options.only:
             return _one(place, options, result)
         for fault, ended, names in _sweep(place, result, "point", "before", skip=_nothing):
@@ -235,7 +243,7 @@ def kills(options: argparse.Namespace, result: Result) -> None:
     """Calls: in front of each, behind each, and in the middle of each write."""
     from tests.crash.bench import bench
 
-    with bench(options.scenario) as place:
+    with bench(options.scenario, every=options.all) as place:
         if options.only:
             return _one(place, options, result)
         for mode, skip in (
@@ -266,7 +274,7 @@ def double(options: argparse.Namespace, result: Result) -> None:
     from tests.crash.bench import Fault, Snapshot, bench
 
     chance = random.Random(f"{options.seed} {options.scenario}")
-    with bench(options.scenario) as place:
+    with bench(options.scenario, every=options.all) as place:
         if options.only:
             return _one(place, options, result)
         total = len(place.act(Fault("call", -1)).names)
@@ -328,7 +336,7 @@ def mutant(options: argparse.Namespace, result: Result) -> None:
     from tests.crash.mutants import MUTANTS
 
     changed = MUTANTS[options.mutant]
-    with bench(options.scenario, changed.patch) as place:
+    with bench(options.scenario, changed.patch, every=options.all) as place:
         if options.only:
             return _one(place, options, result)
         alive = place.act(Fault("point", -1))
@@ -358,11 +366,40 @@ def living(options: argparse.Namespace, result: Result) -> None:
     from tests.crash.living import crowd
 
     try:
-        counts = crowd(options.limit or 15, options.seed)
+        counts = crowd(
+            options.limit or 15, options.seed, workers=options.workers, kills=options.kills
+        )
+    except Violation as violation:
+        again = f"--limit {options.limit} --workers {options.workers} --kills {options.kills}"
+        result.fail(str(violation), again)
+    else:
+        result.kills, result.points = counts["kills"], counts["in_flight"]
+        result.calls = counts
+
+
+def soak(options: argparse.Namespace, result: Result) -> None:
+    """Kills and ends for --limit seconds; nothing may grow."""
+    from tests.crash.invariants import Violation
+    from tests.crash.soak import soak
+
+    try:
+        counts, result.figures = soak(options.limit or 60, options.seed)
     except Violation as violation:
         result.fail(str(violation), f"--limit {options.limit}")
     else:
         result.kills, result.points = counts["kills"], counts["in_flight"]
+        result.calls = counts
+
+
+def traffic(options: argparse.Namespace, result: Result) -> None:
+    """So many pairs of a get and a put, --limit; the journal's files stay bounded."""
+    from tests.crash.invariants import Violation
+    from tests.crash.traffic import traffic
+
+    try:
+        result.calls, result.figures = traffic(options.limit or 50_000, options.seed)
+    except Violation as violation:
+        result.fail(str(violation), f"--limit {options.limit}")
 
 
 def together(options: argparse.Namespace, result: Result) -> None:
@@ -383,7 +420,7 @@ def count(options: argparse.Namespace, result: Result) -> None:
     """No fault: how often the library saw which call, between two calls that strace can find."""
     from tests.crash.bench import Fault, bench
 
-    with bench(options.scenario) as place:
+    with bench(options.scenario, every=options.all) as place:
         ended = place.act(Fault("call", -1), marked=True)
         result.points = len(ended.names)
         for name in ended.names:
@@ -397,6 +434,8 @@ CAMPAIGNS = {
     "mutant": mutant,
     "living": living,
     "together": together,
+    "soak": soak,
+    "traffic": traffic,
     "count": count,
 }
 

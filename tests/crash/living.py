@@ -1,9 +1,10 @@
-"""Owns the campaign of several processes: some die at random, and nothing of the others is touched.
+"""Owns the campaign of many processes: some die at random, and nothing of the others is touched.
 
-Each worker has a name, layers of its own, and a share in one layer that all of them get and put. It
-says what it begins and what it has done; when it is killed, its successor opens the store and must
-find exactly what was said, with or without the one thing that was begun. After each verb a worker
-looks at what it holds: mounted, with its content, counted right.
+Each worker has a name, layers of its own, and a share in a few layers that all of them get and put.
+It says what it begins and what it has done; when it is killed, its successor opens the store and
+must find exactly what was said, with or without the one thing that was begun. After each verb a
+worker looks at what it holds: mounted, with its content, counted right. At the end the journal has
+exactly the creates and removes that were acknowledged, and those in flight that the successor found.
 """
 
 from __future__ import annotations
@@ -17,16 +18,21 @@ import select
 import shutil
 import signal
 import struct
+import sys
 import tempfile
 import time
 import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from layerstore import Store
-from layerstore.fs import mountinfo
+from layerstore import Reader, Store
+from layerstore.db import wal
+from layerstore.errors import Busy
+from layerstore.fs import layout, mountinfo
 from tests.crash import bench
 from tests.crash.invariants import Violation, check, files_in, mend, mounts_below, require
 from tests.crash.model import (
@@ -49,18 +55,35 @@ from tests.crash.model import (
 WORKERS = 4
 LAYERS = 5
 """So many layers a worker keeps."""
+SHARED = tuple(f"shared{number}" for number in range(4))
+TERMINATED = 143
+"""How a worker exits that was told to end."""
+PATIENCE = 120
+"""Seconds after which a worker that is to end is taken for stuck."""
+
+
+def _shared(layer: str) -> tuple[Verb, ...]:
+    return (
+        Create(layer, Facts("base")),
+        Get(layer),
+        Write(layer, "all", f"of all, in {layer}\n"),
+        Put(layer),
+    )
+
 
 START = (
     Initialize(),
     Open(),
     Create("base"),
     Write("base", "etc", "of the base\n"),
-    Create("shared", Facts("base")),
-    Get("shared"),
-    Write("shared", "all", "of all\n"),
-    Put("shared"),
+    *(verb for layer in SHARED for verb in _shared(layer)),
     Close(),
 )
+
+
+FIRST = ladder(State(), START)[-1][-1]
+"""What everybody begins with."""
+Say = Callable[[tuple[str, Any]], None]
 
 
 # --- a worker -----------------------------------------------------------------------------------
@@ -71,7 +94,8 @@ def _choose(chance: random.Random, store: Store, state: State, me: str, count: i
     mine = [layer for layer in state.layers if layer.startswith(f"{me}-")]
     leaves = [x for x in mine if not any(f.parent == x for f in state.layers.values())]
     held = [(layer, holder) for layer, holder in state.holds]
-    verbs: list[Verb] = [Get("shared"), Get("shared", me)]
+    shared = chance.choice(SHARED)
+    verbs: list[Verb] = [Get(shared), Get(shared, me)]
     verbs += [Put(layer, None if holder == ME else holder) for layer, holder in held]
     if len(mine) < LAYERS:
         free = [layer for layer in mine if layer not in {layer for layer, _ in held}]
@@ -90,7 +114,8 @@ def _choose(chance: random.Random, store: Store, state: State, me: str, count: i
 
 def _look(store: Store, home: Path, state: State, me: str) -> None:
     """What this worker holds is there."""
-    counts = {(str(h.layer), h.holder): h.count for h in store.holders()}
+    mine = f"SELECT layer, holder, count FROM holds WHERE holder IN ('{me}', '{store._me}')"
+    counts = {(layer, holder): count for layer, holder, count in store.select(mine)}
     for (layer, holder), count in state.holds.items():
         name = store._me if holder == ME else holder
         found = counts.get((layer, name), 0)
@@ -107,12 +132,30 @@ def _look(store: Store, home: Path, state: State, me: str) -> None:
     require(not gone, f"holds that nobody took: {gone}")
 
 
+def _list(store: Store, state: State, me: str) -> None:
+    """What was acknowledged to this worker is listed, and nothing else of its own is."""
+    listed = {layer.id for layer in store.layers()}
+    missing_layers = state.layers.keys() - listed
+    require(not missing_layers, f"acknowledged, and not listed: {missing_layers}")
+    strange = {name for name in listed - state.layers.keys() if name.startswith(f"{me}-")}
+    require(not strange, f"listed, and never made: {strange}")
+
+
+def _settled(store: Store, me: str) -> None:
+    """Wait for others who settle what the predecessor had in flight: they met it first."""
+    deadline = time.monotonic() + PATIENCE
+    mine = {o.id for o in store.operations() if o.layer.startswith((f"{me}-", "shared"))}
+    while mine & {operation.id for operation in store.operations()}:
+        require(time.monotonic() < deadline, f"never settled: {store.operations()}")
+        time.sleep(0.005)
+
+
 def _find(store: Store, home: Path, me: str, before: list[State]) -> State:
     """Which of the states that the predecessor can have left there is."""
     layers = {
         layer.id: Facts(layer.parent, tuple(sorted(layer.labels.items())), layer.read_write)
         for layer in store.layers()
-        if layer.id.startswith(f"{me}-") or layer.id in ("base", "shared")
+        if layer.id.startswith(f"{me}-") or layer.id in ("base", *SHARED)
     }
     holds = {(h.layer, h.holder): h.count for h in store.holders() if h.holder == me}
     found = State(layers, holds, {layer: files_in(home / layer / "diff") for layer in layers})  # type: ignore[arg-type]
@@ -121,25 +164,48 @@ def _find(store: Store, home: Path, me: str, before: list[State]) -> State:
     return found
 
 
-def work(home: Path, me: str, seed: str, before: list[State], say: Any, stop: int) -> None:
+def _may_wait(verb: Verb) -> bool:
+    return isinstance(verb, Get | Put) and verb.layer in SHARED
+
+
+def work(home: Path, me: str, seed: str, before: list[State], say: Say, stop: int) -> None:
     """One worker's life, until it is told to stop."""
     chance = random.Random(seed)
     live = Live(home)
     Open().act(live)
     store = live.opened
-    state = _find(store, home, me, before)
-    say(("found", state))
+    with contextlib.ExitStack() as closing:
+        # Told to end by a signal it closes as any program does; killed it does not.
+        closing.callback(store.close)
+        _settled(store, me)
+        state = _find(store, home, me, before)
+        say(("found", state))
+        state = _go_on(store, live, me, chance, state, say, stop)
+    say(("closed", state.after_death()))
+
+
+def _go_on(
+    store: Store, live: Live, me: str, chance: random.Random, state: State, say: Say, stop: int
+) -> State:
+    """One verb after the other, each told before and after; the last state."""
     count = int(time.monotonic_ns())
     while not select.select([stop], [], [], 0)[0]:
         count += 1
         verb = _choose(chance, store, state, me, count)
         say(("begin", verb))
-        verb.act(live)
+        try:
+            verb.act(live)
+        except Busy as busy:
+            # Somebody else was at a shared layer for longer than this store waits.
+            require(_may_wait(verb) and "locked" not in str(busy), f"{verb}: {busy!r}")
+            say(("refused", str(busy)))
+            continue
         state = verb.states(state)[-1]
         say(("done", state))
-        _look(store, home, state, me)
-    Close().act(live)
-    say(("closed", state.after_death()))
+        _look(store, live.home, state, me)
+        if count % 16 == 0:
+            _list(store, state, me)
+    return state
 
 
 # --- the conductor ------------------------------------------------------------------------------
@@ -155,6 +221,11 @@ class Worker:
     begun: Verb | None = None
     closed: bool = False
     error: str = ""
+    found: State | None = None
+    """What it began with."""
+    done: list[Verb] = attrs.Factory(list)
+    """What it was told has happened."""
+    refused: list[str] = attrs.Factory(list)
 
     def read(self) -> None:
         """Take in what it has said so far."""
@@ -171,7 +242,14 @@ class Worker:
                 self.begun = value
             elif kind == "error":
                 self.error = value
+            elif kind == "refused":
+                self.refused.append(value)
+                self.begun = None
+            elif kind == "found":
+                self.state = self.found = value
             else:
+                if self.begun is not None:
+                    self.done.append(self.begun)
                 self.state, self.begun, self.closed = value, None, kind == "closed"
 
     def possible(self, before: list[State]) -> list[State]:
@@ -181,38 +259,42 @@ class Worker:
         return [self.state, *(self.begun.states(self.state) if self.begun else [])]
 
 
-def _start(home: Path, me: str, seed: str, before: list[State]) -> Worker:
+def _start(home: Path, me: str, seed: str, before: list[State], others: list[Worker]) -> Worker:
     read, write = os.pipe()
     stop, stopper = os.pipe()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     pid = os.fork()
     if pid == 0:
         code = 1
 
-        def say(value: Any) -> None:
+        def say(value: tuple[str, Any]) -> None:
             data = pickle.dumps(value)
             os.write(write, struct.pack("!I", len(data)) + data)
 
         try:
-            os.close(stopper)
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+            for descriptor in (read, stopper, *(f for w in others for f in (w.lines, w.stop))):
+                os.close(descriptor)
             gc.enable()
             work(home, me, seed, before, say, stop)
             code = 0
+        except SystemExit:
+            code = TERMINATED
         except BaseException:  # noqa: BLE001 - it is told to the conductor
             say(("error", traceback.format_exc(limit=-8)))
         finally:
             os._exit(code)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     os.close(write)
     os.close(stop)
     os.set_blocking(read, False)
     return Worker(pid, read, stopper)
 
 
-def _end(worker: Worker, how: int | None) -> int:
-    """Kill it, or tell it to stop; its wait status."""
-    if how is None:
-        os.write(worker.stop, b"x")
-    else:
-        os.kill(worker.pid, how)
+def _wait(worker: Worker) -> int:
+    """Its wait status, when it has ended and all that it said was read."""
+    deadline = time.monotonic() + PATIENCE
     while True:
         pid, status = os.waitpid(worker.pid, os.WNOHANG)
         worker.read()
@@ -220,6 +302,8 @@ def _end(worker: Worker, how: int | None) -> int:
             os.close(worker.lines)
             os.close(worker.stop)
             return status
+        if time.monotonic() > deadline:
+            raise Violation(f"process {worker.pid} does not end; it was at {worker.begun}")
         select.select([worker.lines], [], [], 0.05)
 
 
@@ -229,94 +313,184 @@ class Crowd:
 
     home: Path
     seed: int
-    chance: random.Random
     states: dict[str, list[State]]
     workers: dict[str, Worker] = attrs.Factory(dict)
+    happened: Counter[tuple[str, str]] = attrs.Factory(Counter)
+    """By kind of verb and name: how often it was acknowledged, or found done by a successor."""
+    open_ends: dict[str, Create | Remove] = attrs.Factory(dict)
+    """Last verbs of which nobody knows yet whether they happened."""
     kills: int = 0
     in_flight: int = 0
+    ended: list[int] = attrs.Factory(list)
+    """Processes that were told to end."""
+    wal: int = 0
+    """The largest that the WAL was seen."""
     verbs: int = 0
+    refused: list[str] = attrs.Factory(list)
 
     def start(self, me: str) -> None:
         seed = f"{self.seed} {me} {self.kills}"
-        self.workers[me] = _start(self.home, me, seed, self.states[me])
+        others = list(self.workers.values())
+        self.workers[me] = _start(self.home, me, seed, self.states[me], others)
 
-    def kill(self, me: str) -> None:
-        worker = self.workers.pop(me)
-        status = _end(worker, signal.SIGKILL)
-        if worker.error:
-            raise Violation(f"{me}: {worker.error}")
-        require(os.WIFSIGNALED(status), f"{me} had ended by itself: {status}")
-        self.kills += 1
-        self.in_flight += int(worker.begun is not None)
-        self.states[me] = worker.possible(self.states[me])
+    def listen(self, seconds: float) -> None:
+        """Take in what is said for so long; Violation where somebody failed."""
+        end = time.monotonic() + seconds
+        while True:
+            lines = {worker.lines: worker for worker in self.workers.values()}
+            left = max(0.0, end - time.monotonic())
+            with contextlib.suppress(FileNotFoundError):
+                log = self.home / layout.OWN / "journal.db-wal"
+                self.wal = max(self.wal, log.stat().st_size)
+            for ready in select.select(lines, [], [], left)[0]:
+                lines[ready].read()
+                if lines[ready].error:
+                    raise Violation(lines[ready].error)
+            if not left:
+                return
+
+    def kill(self, names: list[str], how: int = signal.SIGKILL) -> None:
+        """Kill them all at once, or tell them to end."""
+        for me in names:
+            os.kill(self.workers[me].pid, how)
+        for me in names:
+            worker = self.workers.pop(me)
+            status = _wait(worker)
+            if worker.error:
+                raise Violation(f"{me}: {worker.error}")
+            if how == signal.SIGTERM:
+                ended = os.WIFEXITED(status) and os.WEXITSTATUS(status) == TERMINATED
+                self.ended.append(worker.pid)
+            else:
+                ended = os.WIFSIGNALED(status)
+                self.kills += 1
+                self.in_flight += int(worker.begun is not None)
+            require(ended, f"{me} had ended by itself: {status}")
+            self.states[me] = worker.possible(self.states[me])
+            self._take(me, worker)
 
     def finish(self) -> list[State]:
         """Let everyone stop; what each has."""
+        for worker in self.workers.values():
+            os.write(worker.stop, b"x")
         for me, worker in list(self.workers.items()):
-            status = _end(worker, None)
+            status = _wait(worker)
             if worker.error or status:
                 raise Violation(f"{me} ended with {status}: {worker.error}")
             assert worker.closed
             assert worker.state is not None
             self.states[me] = [worker.state]
+            self._take(me, worker)
         return [states[0] for states in self.states.values()]
 
+    def judge(self) -> int:
+        """Let everyone stop, and look whether the home is what they said; how many layers it has."""
+        whole = FIRST
+        for state in self.finish():
+            whole = State(
+                {**whole.layers, **state.layers},
+                {**whole.holds, **state.holds},
+                {**whole.files, **state.files},
+            )
+        bench.in_child(lambda: _judge(self.home, whole, self.happened))
+        return len(whole.layers)
 
-def crowd(seconds: float, seed: int) -> dict[str, int]:
-    """Run it; counts. Violation where something that lives was touched."""
+    def _take(self, me: str, worker: Worker) -> None:
+        """Count what one life has told."""
+        if worker.found is not None and me in self.open_ends:
+            left = self.open_ends.pop(me)
+            there = left.layer in worker.found.layers
+            self.happened[type(left).__name__, me] += int(there == isinstance(left, Create))
+        for verb in worker.done:
+            self.happened[type(verb).__name__, me] += 1
+        self.verbs += len(worker.done)
+        self.refused += worker.refused
+        if isinstance(worker.begun, Create | Remove):
+            self.open_ends[me] = worker.begun
+
+
+def crowd(seconds: float, seed: int, *, workers: int = WORKERS, kills: int = 0) -> dict[str, int]:
+    """Run it for so long, and until so many were killed; counts.
+
+    Violation where something that lives was touched, or a count is wrong.
+    """
     place = Path(tempfile.mkdtemp(prefix="layerstore-living-", dir=bench.base()))
     try:
-        return _run(place, seconds, seed)
+        return _run(place, seconds, seed, workers, kills)
     finally:
         for point in reversed(mounts_below(place)):
             bench.detach(point)
         shutil.rmtree(place)
 
 
-def _run(place: Path, seconds: float, seed: int) -> dict[str, int]:
+@contextlib.contextmanager
+def crowded(place: Path, seed: int, workers: int) -> Iterator[Crowd]:
+    """A home with so many workers in it; none of them is left at the end."""
     home = place / "home"
     bench.in_child(lambda: [verb.act(live) for live in [Live(home)] for verb in START])
-    names = [f"w{number}" for number in range(WORKERS)]
-    first = ladder(State(), START)[-1][-1]
-    chance = random.Random(seed)
-    group = Crowd(home, seed, chance, {me: [first] for me in names})
+    group = Crowd(home, seed, {f"w{number}": [FIRST] for number in range(workers)})
+    bench.warm_up()
     gc.disable()
     gc.freeze()
     try:
-        for me in names:
+        for me in group.states:
             group.start(me)
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            pause = time.monotonic() + chance.uniform(0.02, 0.2)
-            while (left := pause - time.monotonic()) > 0:
-                ready = select.select([w.lines for w in group.workers.values()], [], [], left)[0]
-                for worker in group.workers.values():
-                    if worker.lines in ready:
-                        worker.read()
-                        if worker.error:
-                            raise Violation(worker.error)
-            me = chance.choice(names)
-            group.kill(me)
-            group.start(me)
-        finals = group.finish()
+        yield group
     finally:
         for worker in group.workers.values():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker.pid, signal.SIGKILL)
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(worker.pid, 0)
-    whole = first
-    for state in finals:
-        whole = State(
-            {**whole.layers, **state.layers},
-            {**whole.holds, **state.holds},
-            {**whole.files, **state.files},
-        )
-    bench.in_child(lambda: _judge(home, whole))
-    return {"kills": group.kills, "in_flight": group.in_flight, "layers": len(whole.layers)}
 
 
-def _judge(home: Path, whole: State) -> None:
+def _run(place: Path, seconds: float, seed: int, workers: int, kills: int) -> dict[str, int]:
+    chance = random.Random(seed)
+    with crowded(place, seed, workers) as group:
+        names = list(group.states)
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline or group.kills < kills:
+            group.listen(chance.uniform(0.02, 0.2))
+            dying = chance.sample(names, chance.choice((1, 1, 2, max(1, workers // 8))))
+            group.kill(dying)
+            for me in dying:
+                group.start(me)
+        layers = group.judge()
+    require(group.wal <= 2 * wal.LIMIT, f"the WAL grew to {group.wal} bytes")
+    return {
+        "kills": group.kills,
+        "in_flight": group.in_flight,
+        "verbs": group.verbs,
+        "refused": len(group.refused),
+        "wal": group.wal,
+        "layers": layers,
+    }
+
+
+def _judge(home: Path, whole: State, happened: Counter[tuple[str, str]]) -> None:
     settled = [item for item in mend(home, "open") if item.what in ("failed", "isolated")]
     require(not settled, f"recovery could not settle: {settled}")
     check(home, [whole], {})
+    _check_counts(home, happened)
+    with Store.open(home) as store:
+        for name in {holder for _, holder in whole.holds}:
+            store.release(name)
+    check(home, [whole.without_holds(lambda *_: True)], {})
+    require(not mounts_below(home), f"still mounted: {mounts_below(home)}")
+
+
+def _check_counts(home: Path, happened: Counter[tuple[str, str]]) -> None:
+    """The journal has every create and remove that was acknowledged, and no other."""
+    kinds = {"layer.created.v1": "Create", "layer.removed.v1": "Remove"}
+    written: Counter[tuple[str, str]] = Counter()
+    with Reader.open(home) as reader:
+        for kind, layer in reader.select("SELECT kind, layer FROM events"):
+            me, dash, _ = str(layer).partition("-")
+            if kind in kinds and dash:
+                written[kinds[kind], me] += 1
+    told = Counter({key: n for key, n in happened.items() if key[0] in kinds.values() and n})
+    require(
+        told == written,
+        f"the journal differs from what was told: {told - written} were told "
+        f"and are not in it, {written - told} are in it and were not told",
+    )

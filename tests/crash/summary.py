@@ -55,4 +55,24 @@ def lines(results: list[dict[str, Any]]) -> list[str]:
     seeds = sorted({result["seed"] for result in results if result["campaign"] == "double"})
     if seeds:
         table.append(f"seeds of the sampled pairs: {seeds[0]} and {len(seeds) - 1} more")
+    for result in results:
+        if result["figures"]:
+            table += [f"{result['campaign']}, seed {result['seed']}: {counted(result)}"]
+            table += [*tabulated(result["figures"]), json.dumps(result["figures"])]
+    table += [f"seed of {r['scenario']}: {r['seed']}" for r in results if r["campaign"] == "living"]
     return table
+
+
+def counted(result: dict[str, Any]) -> str:
+    """What was counted, in one line."""
+    return ", ".join(f"{count:,} {name}" for name, count in result["calls"].items())
+
+
+def tabulated(figures: dict[str, dict[str, float]]) -> list[str]:
+    """What was measured over a long time, for people."""
+    head = f"{'':24}{'first quarter':>15}{'last quarter':>15}{'highest':>15}"
+    rows = [
+        f"{name:24}" + "".join(f"{row[key]:15,.0f}" for key in ("first", "last", "highest"))
+        for name, row in figures.items()
+    ]
+    return [head, *rows]

@@ -15,3 +15,14 @@ def test_the_death_of_one_touches_nothing_of_the_others(campaigns: Campaigns, ru
     result = campaigns.run("living", "crowd", "--limit", "60" if LONG else "15")
     assert result["kills"] >= 60
     assert result["points"] >= 10, "hardly anything was in flight when it died"
+
+
+def test_many_die_among_many(campaigns: Campaigns) -> None:
+    """Of 128 processes at once hundreds are killed, and at the end every count is exact."""
+    seconds, kills = ("600", "6000") if LONG else ("20", "600")
+    result = campaigns.run(
+        "living", "crowd", "--workers", "128", "--limit", seconds, "--kills", kills
+    )
+    assert result["kills"] >= int(kills)
+    assert result["points"] >= 200, "hardly anything was in flight when they died"
+    assert result["calls"]["verbs"] >= 5000, "hardly anything was done"

@@ -551,6 +551,7 @@ def test_a_mount_that_no_style_can_say_is_undone(store):
     assert store.get("128").is_mount()
 
 
+LONG = "long/" + "/".join(["x" * 100] * 4)
 AWKWARD = [
     "with space",
     "colon:and,comma",
@@ -558,7 +559,7 @@ AWKWARD = [
     "ünï→код",
     "quote\"and'",
     "new\nline",
-    "long/" + "/".join(["x" * 100] * 4),
+    LONG,
 ]
 
 
