@@ -86,14 +86,20 @@ def _create(operation: str, intent: e.LayerCreateIntended) -> Steps:
         steps.append(s.ProbeUpper(intent.parent, f"{stage}-probe"))
     if sync and intent.sync_parent:
         steps.append(s.SyncFileSystem())
+    uid, gid = intent.uid, intent.gid
+    # The daemon's own, with a way through for the container's root: the layout since 20.10.9.
+    steps.append(s.MakeDirectory(stage, layout.LAYER_MODE, fresh=True, gid=gid))
+    if intent.project:
+        # Before anything is in it: what is made in it belongs to the project from the start.
+        steps.append(s.SetProject(stage, intent.project))
+        steps.append(s.SetLimit(intent.project, intent.size))
     steps += [
-        s.MakeDirectory(stage, layout.LAYER_MODE, fresh=True),
-        s.MakeDirectory(layout.diff(stage), layout.DIFF_MODE),
+        s.MakeDirectory(layout.diff(stage), layout.DIFF_MODE, uid=uid, gid=gid),
         s.WriteFile(layout.link_file(stage), intent.link, layout.FILE_MODE, sync),
     ]
     if intent.parent is not None:
         steps += [
-            s.MakeDirectory(layout.work(stage), layout.PRIVATE_MODE),
+            s.MakeDirectory(layout.work(stage), layout.PRIVATE_MODE, uid=uid, gid=gid),
             s.WriteFile(layout.lower_file(stage), intent.lower, layout.FILE_MODE, sync),
             s.WriteFile(layout.committed(intent.parent), "", layout.FILE_MODE, sync),
         ]
@@ -126,7 +132,13 @@ def _uncreate(operation: str, intent: e.LayerCreateIntended) -> Steps:
         s.RemoveTree(f"{layout.staging(operation)}-probe"),
         s.RemoveTree(layout.staging(operation)),
         s.RemoveTree(away),
+        *_end_limit(intent.project),
     )
+
+
+def _end_limit(project: int) -> Steps:
+    """Nothing belongs to the project any more; before its id is free, its limit ends."""
+    return (s.ClearLimit(project),) if project else ()
 
 
 def _mount(operation: str, intent: e.LayerMountIntended) -> Steps:
@@ -136,14 +148,16 @@ def _mount(operation: str, intent: e.LayerMountIntended) -> Steps:
     verify = s.VerifyLayer(
         intent.layer, intent.link, intent.lower, ((intent.link, intent.layer), *chain)
     )
+    make = s.MakeDirectory(merged, layout.PRIVATE_MODE, uid=intent.uid, gid=intent.gid)
     if intent.read_only:
         lowers = (layout.diff(intent.layer), *lowers)
-        mount = s.MountOverlay(merged, lowers, None, None, intent.mount_label)
-        return (verify, s.MakeDirectory(merged, layout.PRIVATE_MODE), mount)
+        return (verify, make, s.MountOverlay(merged, lowers, None, None, intent.mount_label))
+    remapped = intent.uid is not None or intent.gid is not None
+    inner = f"{layout.work(intent.layer)}/work"  # the kernel made it, as root of its own
     return (
         verify,
         s.ProbeUpper(intent.layer, layout.staging(operation)),
-        s.MakeDirectory(merged, layout.PRIVATE_MODE),
+        make,
         s.MountOverlay(
             merged,
             lowers,
@@ -151,6 +165,7 @@ def _mount(operation: str, intent: e.LayerMountIntended) -> Steps:
             layout.work(intent.layer),
             intent.mount_label,
         ),
+        *((s.Own(inner, intent.uid, intent.gid),) if remapped else ()),
     )
 
 
@@ -209,7 +224,7 @@ def _unremove(operation: str, intent: e.LayerRemoveIntended) -> Steps:
 
 def _empty(operation: str, intent: e.TrashEmptyIntended) -> Steps:
     del operation
-    return (s.RemoveTree(layout.trash(intent.entry)),)
+    return (s.RemoveTree(layout.trash(intent.entry)), *_end_limit(intent.project))
 
 
 def _correct(operation: str, intent: e.TreeCorrectIntended) -> Steps:
@@ -225,7 +240,8 @@ def _correct(operation: str, intent: e.TreeCorrectIntended) -> Steps:
             s.SyncDirectory(layout.LINKS),
         )
     away = layout.trash(operation)
-    return (s.MoveAside(layout.staging(intent.name), away), s.RemoveTree(away))
+    swept = (s.MoveAside(layout.staging(intent.name), away), s.RemoveTree(away))
+    return (*swept, *_end_limit(intent.project))
 
 
 def _nothing(operation: str, intent: Any) -> Steps:
