@@ -56,7 +56,10 @@ UPCASTS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
         "layer.create.intended.v2",
         {"uid": None, "gid": None, "project": 0, "size": 0},
     ),
-    "layer.mount.intended.v1": ("layer.mount.intended.v2", {"uid": None, "gid": None}),
+    "layer.mount.intended.v1": (
+        "layer.mount.intended.v2",
+        {"uid": None, "gid": None, "project": 0, "size": 0},
+    ),
     "trash.empty.intended.v1": ("trash.empty.intended.v2", {"project": 0}),
     "layer.adopted.v1": ("layer.adopted.v2", {"project": 0, "size": 0}),
     "tree.correct.intended.v1": ("tree.correct.intended.v2", {"project": 0}),

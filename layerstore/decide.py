@@ -198,6 +198,8 @@ def get(
     label = wanted.mount_label or found.mount_label
     if label:
         _require_selinux(layer, label)
+    row = tx.one(sql.SELECT_PROJECT, layer=layer)
+    project, size = (0, 0) if row is None else (row[0], row[2])
     return e.LayerMountIntended(
         layer=layer,
         link=found.link,
@@ -208,6 +210,8 @@ def get(
         mount_label=label,
         uid=wanted.uid,
         gid=wanted.gid,
+        project=project,
+        size=size,
     )
 
 

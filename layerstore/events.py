@@ -93,6 +93,9 @@ class LayerMountIntended:
     uid: int | None = None
     """Who owns `merged` and `work/work`. None: whoever makes them."""
     gid: int | None = None
+    project: int = 0
+    """The project id of the layer, whose limit of `size` bytes waits until it is mounted."""
+    size: int = 0
 
 
 @attrs.frozen

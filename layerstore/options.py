@@ -23,7 +23,7 @@ OptionTexts = Iterable[str] | Mapping[str, str]
 MapEntry = Any
 """An IdMap, a mapping with Docker's keys, three numbers, or a text `0:100000:65536`."""
 
-_SIZE: Final = re.compile(r"\d+(\.\d+)? ?([kmgtp]i?)?b?", re.IGNORECASE)
+_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?) ?(?:([kmgtp])i?)?b?", re.ASCII | re.IGNORECASE)
 _TRUE: Final = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE: Final = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 _LAST_ID: Final = 2**32 - 2
@@ -125,11 +125,13 @@ def parse_size(name: str, text: str) -> int:
     """
     import bitmath  # a size is read seldom, and this takes a while to import
 
-    if not _SIZE.fullmatch(text.strip()):
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
         raise InvalidOption(
             f"{name} is {text!r}, which is no size.", hint="Sizes are written as 512m or 10G."
         )
-    size = bitmath.parse_string(text.strip(), system=bitmath.NIST, strict=False)
+    number, unit = found.groups("")  # without its "b", which alone would mean bits there
+    size = bitmath.parse_string(number + unit, system=bitmath.NIST, strict=False)
     if size.bytes > _LARGEST:
         raise InvalidOption(f"{name} is {text!r}, which is more than a quota can say.")
     return int(size.bytes)

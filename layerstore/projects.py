@@ -11,7 +11,7 @@ from typing import Final
 
 from layerstore.db import statements as sql
 from layerstore.errors import InvalidOption, LayerstoreError
-from layerstore.fs import quota
+from layerstore.fs import layout, quota
 from layerstore.journal import Transaction
 
 _RANGE: Final = 20
@@ -55,14 +55,17 @@ def taken_by(tx: Transaction, layer: str) -> int:
     return 0 if row is None else int(row[0])
 
 
-def found_at(tx: Transaction, home: str, path: str) -> tuple[int, int]:
+def found_at(tx: Transaction, home: str, layer: str) -> tuple[int, int]:
     """The id and the limit of a directory that no row tells of; (0, 0) where it has none of its own."""
-    found, above = quota.project_of(f"{home}/{path}"), quota.project_of(home)
-    if found is None or above is None or not found.inherits or found.id in (0, above.id):
-        return 0, 0
-    if tx.one(sql.SELECT_PROJECT_BY_ID, id=found.id) is not None:
-        return 0, 0
-    try:
-        return found.id, quota.usage(home, found.id).limit
-    except OSError:  # quotas are off now
-        return found.id, 0
+    above = quota.project_of(home)
+    for name in (layout.diff(layer), layout.work(layer)):
+        found = quota.project_of(f"{home}/{name}")
+        if found is None or above is None or not found.inherits or found.id in (0, above.id):
+            continue
+        if tx.one(sql.SELECT_PROJECT_BY_ID, id=found.id) is not None:
+            continue
+        try:
+            return found.id, quota.usage(home, found.id).limit
+        except OSError:  # quotas are off now
+            return found.id, 0
+    return 0, 0

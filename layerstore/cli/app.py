@@ -34,12 +34,14 @@ class App:
     out: Output
     home: str | None = None
     """--home, where it was given."""
+    flags: dict[str, Any] = attrs.Factory(dict)
+    """Other settings that were given as options."""
     _settings: config.Settings | None = None
 
     @property
     def settings(self) -> config.Settings:
         if self._settings is None:
-            self._settings = config.load(os.environ, {"home": self.home})
+            self._settings = config.load(os.environ, {"home": self.home, **self.flags})
         return self._settings
 
     def reader(self) -> Reader:
@@ -56,7 +58,12 @@ class App:
         self.prepare_to_write()
         settings = self.settings
         with Store.open(
-            settings.home, timeout=settings.timeout, durability=settings.durability.value
+            settings.home,
+            timeout=settings.timeout,
+            durability=settings.durability.value,
+            options=settings.storage_opts,
+            uid_maps=settings.uid_map,
+            gid_maps=settings.gid_map,
         ) as store:
             if tell:
                 self.tell(store.settled)

@@ -97,12 +97,12 @@ class Performer:
     def _set_limit(self, step: s.SetLimit, _: s.Performed, __: bool) -> None:
         from layerstore.fs import quota
 
-        quota.set_limit(self._home, step.project, step.size)
+        quota.set_limit(self._home, step.project, step.size, needed=step.needed)
 
     def _clear_limit(self, step: s.ClearLimit, _: s.Performed, __: bool) -> None:
         from layerstore.fs import quota
 
-        quota.clear_limit(self._home, step.project)
+        quota.set_limit(self._home, step.project, 0, needed=False)
 
     def _write_file(self, step: s.WriteFile, _: s.Performed, __: bool) -> None:
         durable.write_file(self.path(step.path), step.content, mode=step.mode, synced=step.sync)
@@ -227,6 +227,12 @@ class Performer:
             label=step.label,
         )
         performed.style = mount.mount_overlay(target, options, home=self._home, styles=self._styles)
+        if step.upper is not None and os.statvfs(target).f_flag & os.ST_RDONLY:
+            # The kernel does so with a line in its log where it cannot make `work/work`.
+            raise LayerstoreError(
+                f"{step.target} was mounted read-only: its work directory cannot be written.",
+                hint="The file system, or the layer's quota, may be full.",
+            )
         performed.mount_id = mountinfo.mount_id(target)
 
     def _unmount(self, step: s.Unmount, performed: s.Performed, _: bool) -> None:

@@ -117,20 +117,18 @@ def usage(home: str, project: int) -> Usage:
     return Usage(hard * _UNIT, blocks * _UNIT, inodes)
 
 
-def set_limit(home: str, project: int, size: int) -> None:
-    """Let a project have at most `size` bytes, rounded up to 512; 0 ends its limit."""
+def set_limit(home: str, project: int, size: int, *, needed: bool = True) -> None:
+    """Let a project have at most `size` bytes, rounded up to 512; 0 ends its limit.
+
+    Not `needed`: where there are no quotas (any more), or not for us, nothing is done.
+    """
     limit = -(-size // _UNIT)
-    zeros = (0,) * 16
+    zeros = (0,) * 18
     fields = (_VERSION, _PROJECT, _BSOFT | _BHARD, project, limit, limit, *zeros, b"")
-    _quotactl(home, _XSETQLIM, project, bytearray(_DQBLK.pack(*fields)))
-
-
-def clear_limit(home: str, project: int) -> None:
-    """End the limit of a project. Where there are no quotas any more there is none to end."""
     try:
-        set_limit(home, project, 0)
+        _quotactl(home, _XSETQLIM, project, bytearray(_DQBLK.pack(*fields)))
     except OSError as error:
-        if error.errno not in _ABSENT:
+        if needed or error.errno not in _ABSENT | {errno.EPERM}:
             raise
 
 
@@ -147,6 +145,7 @@ def problem(home: str) -> tuple[str, str] | None:
         if name == "XFS"
         else "Run 'tune2fs -O project,quota' while it is not mounted, and mount it with prjquota."
     )
+    off = f"the {name} file system of {home} is mounted without project quotas"
     buffer = bytearray(256)
     try:
         _quotactl(home, _XGETQSTAT, 0, buffer)
@@ -157,10 +156,10 @@ def problem(home: str) -> tuple[str, str] | None:
                 f"quotas of {home} cannot be set from here: {error.strerror}",
                 "Quotas need CAP_SYS_ADMIN in the first user namespace.",
             )
-        return (f"the {name} file system of {home} is mounted without project quotas", how)
+        return (off, how)
     (flags,) = struct.unpack_from("=H", buffer, 2)
     if not flags & _ACCOUNTED or not flags & _ENFORCED:
-        return (f"the {name} file system of {home} does not enforce project quotas", how)
+        return (off, how)
     if project is None:
         return (f"the {name} file system of {home} has no project ids", how)
     if project.inherits:

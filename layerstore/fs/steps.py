@@ -79,8 +79,11 @@ class SetProject:
 
 @attrs.frozen
 class SetLimit:
+    """`needed`: without it, it is fine that there are no quotas any more."""
+
     project: int
     size: int
+    needed: bool = True
 
     def describe(self) -> str:
         return f"let project {self.project} have {self.size} bytes"
