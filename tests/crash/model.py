@@ -113,9 +113,17 @@ class Verb:
 @attrs.frozen
 class Open(Verb):
     durability: str = "full"
+    maps: tuple[str, ...] = ()
+    """Of uids and gids alike."""
 
     def act(self, live: Live) -> dict[str, Any]:
-        live.store = Store.open(live.home, timeout=20, durability=self.durability)
+        live.store = Store.open(
+            live.home,
+            timeout=20,
+            durability=self.durability,
+            uid_maps=self.maps,
+            gid_maps=self.maps,
+        )
         return {}
 
 

@@ -268,7 +268,8 @@ def test_maps_and_options_on_the_command_line(home: Path, tmp_path: Path) -> Non
     assert program("--json", "inspect", "a").json["quota"] is None
 
 
-def test_a_signal_is_no_reason_to_skip_a_chown(home: Path) -> None:
+@pytest.mark.crash
+def test_a_kill_is_no_reason_to_skip_a_chown(home: Path) -> None:
     """Killed at each step of a create and a first get with maps, the next open has all or nothing."""
     from layerstore.testing import dying_at, points
 

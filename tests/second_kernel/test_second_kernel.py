@@ -1,4 +1,4 @@
-"""Quotas for real: a second kernel has them, on XFS and on ext4, whatever this machine's can do.
+"""Quotas and labels for real, in a second kernel, whatever this machine's can do.
 
 Debian's `user-mode-linux` is a kernel that runs as a program. Its root is this machine's, read-only,
 so it has this checkout and this Python; its two disks are files.
@@ -12,16 +12,22 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.quota import guest
+from tests.second_kernel import labels, quotas
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 INIT = Path(__file__).with_name("init.sh")
-NEEDS = {"linux.uml": "user-mode-linux", "mkfs.xfs": "xfsprogs", "busybox": "busybox-static"}
+NEEDS = {
+    "linux.uml": "user-mode-linux",
+    "mkfs.xfs": "xfsprogs",
+    "busybox": "busybox-static",
+    "secilc": "secilc",
+}
 
 pytestmark = [
     pytest.mark.crash,
@@ -33,8 +39,8 @@ pytestmark = [
 ]
 
 
-def boot(disks: Path, mountpoint: str) -> str:
-    """Boot the second kernel, let it check what is at the mountpoint, and return what it said."""
+def boot(disks: Path, *words: str) -> str:
+    """Boot the second kernel, let it run a module of these tests, and return what it said."""
     xfs, ext4 = disks / "xfs", disks / "ext4"
     for disk, size, make in (
         (xfs, 320, ("mkfs.xfs", "-q")),
@@ -56,11 +62,12 @@ def boot(disks: Path, mountpoint: str) -> str:
         "con=null",
         "con0=null,fd:1",
         "con1=null",
+        "security=selinux selinux=1 enforcing=0",
         f"init={INIT}",
         # What the kernel does not know becomes the environment of its first process.
         f"LAYERSTORE_ROOT={ROOT}",
         f"LAYERSTORE_PYTHON={sys.executable}",
-        f"LAYERSTORE_ON={mountpoint}",
+        f'"LAYERSTORE_RUN={" ".join(words)}"',
     ]
     done = subprocess.run(
         command,
@@ -75,14 +82,26 @@ def boot(disks: Path, mountpoint: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("kind", ["xfs", "ext4"])
-def test_quotas_in_a_second_kernel(kind: str, bare: Path) -> None:
-    """Each check of `guest` holds on a file system of this kind that has project quotas."""
-    said = boot(bare, f"/run/{kind}")
+def judge(said: str, checks: list[Callable[[Path], None]]) -> None:
+    """Every check was done, and none failed."""
     found: dict[str, Any] = {
         line["check"]: line for line in map(json.loads, re.findall(r"^CHECK (.*?)\r?$", said, re.M))
     }
-    assert [function.__name__ for function in guest.CHECKS] == list(found), said[-3000:]
+    assert [function.__name__ for function in checks] == list(found), said[-3000:]
     failures = [f"{name}: {line['failure']}" for name, line in found.items() if line["failure"]]
     assert not failures, "\n".join(failures)
     assert re.search(r"^END\r?$", said, re.M), said[-3000:]
+
+
+@pytest.mark.parametrize("kind", ["xfs", "ext4"])
+def test_quotas_in_a_second_kernel(kind: str, bare: Path) -> None:
+    """Each check of `quotas` holds on a file system of this kind that has project quotas."""
+    judge(boot(bare, "tests.second_kernel.quotas", f"/run/{kind}"), quotas.CHECKS)
+
+
+def test_labels_in_a_second_kernel(bare: Path, tmp_path: Path) -> None:
+    """Each check of `labels` holds in a kernel with SELinux."""
+    policy = tmp_path / "policy"  # not in `bare`: the second kernel has its own /dev
+    source = Path(__file__).with_name("labels.cil")
+    subprocess.run(["secilc", "-c", "33", "-o", policy, "-f", os.devnull, source], check=True)
+    judge(boot(bare, "tests.second_kernel.labels", "/run/xfs", str(policy)), labels.CHECKS)

@@ -1,6 +1,6 @@
 """Runs in the second kernel, on file systems that have project quotas: prints a line for each check.
 
-    python -m tests.quota.guest MOUNTPOINT...
+    python -m tests.second_kernel.quotas MOUNTPOINT
 
 It is no test module itself: this machine's kernel need not have quotas. `test_second_kernel` boots
 the other one and reads the lines.
@@ -393,13 +393,13 @@ def refused(*words: str) -> Iterator[None]:
         raise AssertionError("it was not refused")
 
 
-def run(mountpoint: Path) -> None:
-    """Every check on one file system."""
-    for function in CHECKS:
+def check_all(checks: list[Callable[[Path], None]], mountpoint: Path) -> None:
+    """Do checks on one file system, each in a new directory, and say of each how it went."""
+    for function in checks:
         place = mountpoint / function.__name__
         place.mkdir()
         began = time.monotonic()
-        said: dict[str, Any] = {"check": function.__name__, "on": mountpoint.name, "failure": ""}
+        said: dict[str, Any] = {"check": function.__name__, "failure": ""}
         try:
             function(place)
         except Exception:  # noqa: BLE001 - it goes to the test, which fails with it
@@ -407,10 +407,9 @@ def run(mountpoint: Path) -> None:
         said["seconds"] = round(time.monotonic() - began, 2)
         print("CHECK " + json.dumps(said), flush=True)
         shutil.rmtree(place, ignore_errors=True)
+    print("END", flush=True)
 
 
 if __name__ == "__main__":
     print(f"driver {engine.DRIVER}, schema {sql.REVISION}, Linux {os.uname().release}")
-    for argument in sys.argv[1:]:
-        run(Path(argument))
-    print("END", flush=True)
+    check_all(CHECKS, Path(sys.argv[1]))
