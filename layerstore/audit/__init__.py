@@ -13,7 +13,7 @@ from pathlib import Path
 import attrs
 
 from layerstore import model as m
-from layerstore.audit import links, mounts, records
+from layerstore.audit import links, mounts, quotas, records
 from layerstore.audit.tree import Tree, survey
 from layerstore.fs import layout, locks
 from layerstore.reader import Reader
@@ -100,3 +100,4 @@ def _judge(view: View) -> Iterator[m.Finding]:
     yield from records.check(view)
     yield from links.check(view)
     yield from mounts.check(view)
+    yield from quotas.check(view)

@@ -118,7 +118,7 @@ def usage(home: str, project: int) -> Usage:
 
 
 def set_limit(home: str, project: int, size: int, *, needed: bool = True) -> None:
-    """Let a project have at most `size` bytes, rounded up to 512; 0 ends its limit.
+    """Let a project have at most `size` bytes, rounded up to whole blocks; 0 ends its limit.
 
     Not `needed`: where there are no quotas (any more), or not for us, nothing is done.
     """

@@ -326,6 +326,24 @@ def killed(home: Path, work: Callable[[Store], None], point: str) -> bool:
 
 
 @check
+def the_audit_sees_what_holds_no_more(place: Path) -> None:
+    """A limit that somebody changed and files that lost their project are findings, no damage."""
+    home = new_home(place)
+    with Store.open(home) as store:
+        create(store, "a", "1000001")
+        create(store, "b")
+    whole(home)
+    numbers = projects(home)
+    quota.set_limit(str(home), numbers["a"], 5 * MIB)
+    quota.set_project(str(home / "b" / "diff"), 0)
+    found = {(f.code, f.layer) for f in audit(home).findings}
+    assert {("quota-differs", "a"), ("quota-not-counted", "b")} == found, found
+    with Store.open(home) as store, store.mounted("a"):
+        pass
+    assert {("quota-not-counted", "b")} == {(f.code, f.layer) for f in audit(home).findings}
+
+
+@check
 def the_device_node_says_the_same(place: Path) -> None:
     """The way of older kernels, by a block device, gives the same answer and leaves no node."""
     home = new_home(place)
