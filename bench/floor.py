@@ -37,7 +37,7 @@ _EVENT = {
     "owner": _NAME,
     "boot_id": "01234567-89ab-cdef-0123-456789abcdef",
     "at": 1_700_000_000_000_000,
-    "kind": "layer.create.intended.v1",
+    "kind": "layer.create.intended.v2",
     "data": '{"layer":"l0000009","parent":"l0000008","durable":true,"reason":"as long as most"}',
 }
 _HOLD = {"holder": f"owner:{_NAME}", "owner": _NAME, "since_at": 1, "since_seq": 1}

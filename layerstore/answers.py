@@ -30,6 +30,19 @@ class Removal:
 
 
 @attrs.frozen
+class Quota:
+    """What a layer may have, and has, in bytes, as the kernel counts it now."""
+
+    project: int
+    size: int
+    """What it was created with."""
+    limit: int
+    """What the kernel holds it to; 0: nothing, which is not what it was created with."""
+    used: int
+    inodes: int
+
+
+@attrs.frozen
 class Entry:
     """One row of the journal with its event."""
 

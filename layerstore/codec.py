@@ -1,7 +1,7 @@
 """Owns the tags of events and their JSON, both ways; it must not know tables or meanings.
 
-A tag is explicit and versioned, so that a class can be renamed; the day a v2 exists, v1 is upcast
-here on read. An unknown tag or a bad field is one error that names the row.
+A tag is explicit and versioned, so that a class can be renamed; where a v2 exists, v1 is upcast here
+on read. An unknown tag or a bad field is one error that names the row.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ TAGS: Final[dict[str, type[Any]]] = {
     "store.initialized.v1": e.StoreInitialized,
     "store.rebuilt.v1": e.StoreRebuilt,
     "journal.compacted.v1": e.JournalCompacted,
-    "layer.create.intended.v1": e.LayerCreateIntended,
+    "layer.create.intended.v2": e.LayerCreateIntended,
     "layer.created.v1": e.LayerCreated,
     "layer.create.undone.v1": e.LayerCreateUndone,
-    "layer.mount.intended.v1": e.LayerMountIntended,
+    "layer.mount.intended.v2": e.LayerMountIntended,
     "layer.mounted.v1": e.LayerMounted,
     "layer.mount.undone.v1": e.LayerMountUndone,
     "layer.unmount.intended.v1": e.LayerUnmountIntended,
@@ -39,19 +39,33 @@ TAGS: Final[dict[str, type[Any]]] = {
     "layer.remove.intended.v1": e.LayerRemoveIntended,
     "layer.removed.v1": e.LayerRemoved,
     "layer.remove.undone.v1": e.LayerRemoveUndone,
-    "trash.empty.intended.v1": e.TrashEmptyIntended,
+    "trash.empty.intended.v2": e.TrashEmptyIntended,
     "trash.emptied.v1": e.TrashEmptied,
     "trash.empty.undone.v1": e.TrashEmptyUndone,
-    "layer.adopted.v1": e.LayerAdopted,
+    "layer.adopted.v2": e.LayerAdopted,
     "layer.isolated.v1": e.LayerIsolated,
     "layer.restored.v1": e.LayerRestored,
-    "tree.correct.intended.v1": e.TreeCorrectIntended,
+    "tree.correct.intended.v2": e.TreeCorrectIntended,
     "tree.corrected.v1": e.TreeCorrected,
     "tree.correct.undone.v1": e.TreeCorrectUndone,
     "owner.died.v1": e.OwnerDied,
     "operation.claimed.v1": e.OperationClaimed,
     "operation.abandoned.v1": e.OperationAbandoned,
 }
+UPCASTS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+    "layer.create.intended.v1": (
+        "layer.create.intended.v2",
+        {"uid": None, "gid": None, "project": 0, "size": 0},
+    ),
+    "layer.mount.intended.v1": (
+        "layer.mount.intended.v2",
+        {"uid": None, "gid": None, "project": 0, "size": 0},
+    ),
+    "trash.empty.intended.v1": ("trash.empty.intended.v2", {"project": 0}),
+    "layer.adopted.v1": ("layer.adopted.v2", {"project": 0, "size": 0}),
+    "tree.correct.intended.v1": ("tree.correct.intended.v2", {"project": 0}),
+}
+"""Tags that are only read any more: the next version, and what it has that they did not say."""
 _TAG_OF: Final = {
     cls: (tag, tuple(field.name for field in attrs.fields(cls))) for tag, cls in TAGS.items()
 }
@@ -96,17 +110,30 @@ def encode(event: e.Event) -> tuple[str, str]:
 
 def decode(kind: str, data: str, *, seq: int) -> e.Event:
     """The event of a row; raises JournalDamaged, naming the row, for one that cannot be read."""
-    cls = TAGS.get(kind)
+    tag, added = UPCASTS.get(kind, (kind, {}))
+    cls = TAGS.get(tag)
     if cls is None:
         raise JournalDamaged(
             f"Row {seq} of the journal has the unknown kind {kind!r}.",
             hint="It was written by a newer layerstore, or the row is damaged.",
         )
     try:
-        event: e.Event = _converter().structure(json.loads(data), cls)
+        fields = json.loads(data)
+        _check_names(fields, cls, added)
+        event: e.Event = _converter().structure({**fields, **added}, cls)
     except Exception as error:  # cattrs and json raise many kinds; all mean the same here
         raise JournalDamaged(
             f"Row {seq} of the journal ({kind}) cannot be read: {error}.",
             hint="'layerstore db rebuild' begins a new journal from the tree.",
         ) from error
     return event
+
+
+def _check_names(fields: Any, cls: type[Any], added: dict[str, Any]) -> None:
+    """Each version has its own fields, and all of them: a default is never read out of a row."""
+    if not isinstance(fields, dict):
+        raise TypeError(f"{fields!r} is no object")
+    wanted = set(_TAG_OF[cls][1]) - added.keys()
+    for word, names in (("missing", wanted - fields.keys()), ("unknown", fields.keys() - wanted)):
+        if names:
+            raise ValueError(f"{word}: {', '.join(sorted(names))}")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import attrs
 
-from layerstore import decide, recovery, rows
+from layerstore import decide, projects, recovery, rows
 from layerstore import events as e
 from layerstore import model as m
 from layerstore.audit.tree import Tree, survey
@@ -191,7 +191,10 @@ def _adopt(
             known = tx.layer(event.layer) or tx.one(sql.SELECT_LAYER_BY_LINK, link=event.link)
             whole = files.read_link(hands.home, event.layer) == event.link
             fits = parent_known and event.depth <= MAX_DEPTH
-            return event if whole and fits and not known else None
+            if not whole or not fits or known:
+                return None
+            project, size = projects.found_at(tx, hands.home, event.layer)
+            return attrs.evolve(event, project=project, size=size)
 
         message = f"{name} was taken into the index"
         yield from _attempt(hands, "adopted", name, message, _single(decision))
@@ -223,23 +226,36 @@ def _sweep(hands: Hands, tree: Tree, busy: set[str]) -> Iterator[m.Settled]:
         intent = e.TreeCorrectIntended(layout.staging(name), "sweep-staging", name)
         message = f"staging/{name} was swept"
         yield from _attempt(
-            hands, "corrected", intent.layer, message, _operation(_unless_known(name, intent))
+            hands,
+            "corrected",
+            intent.layer,
+            message,
+            _operation(_unless_known(hands.home, name, intent)),
         )
     for name in sorted(tree.trash):
         if name not in busy:
             empty = e.TrashEmptyIntended(layout.trash(name), name)
             message = f"trash/{name} was emptied"
             yield from _attempt(
-                hands, "corrected", empty.layer, message, _operation(_unless_known(name, empty))
+                hands,
+                "corrected",
+                empty.layer,
+                message,
+                _operation(_unless_known(hands.home, name, empty)),
             )
 
 
 def _unless_known(
-    name: str, intent: e.TreeCorrectIntended | e.TrashEmptyIntended
+    home: str, name: str, intent: e.TreeCorrectIntended | e.TrashEmptyIntended
 ) -> recovery.Decision:
+    """The intent, with the project that ends with it: the one of a row, or of the directory."""
+
     def decision(tx: Transaction, _: str) -> e.Intent | None:
         tx.require_idle(intent.layer)
-        return None if tx.operation(name.partition("-")[0]) is not None else intent
+        if tx.operation(name.partition("-")[0]) is not None:
+            return None
+        project = projects.taken_by(tx, intent.layer)
+        return attrs.evolve(intent, project=project or projects.found_at(tx, home, intent.layer)[0])
 
     return decision
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import attrs
 
+from layerstore import options
 from layerstore.errors import InvalidOption, LayerstoreError
 from layerstore.model import Durability, check_holder
 
@@ -68,6 +69,23 @@ def _count_or_all(value: object) -> int | None:
     return None if value == "all" else _count(value)
 
 
+def _texts(value: object) -> tuple[str, ...]:
+    """A list in a file, several flags, or in a variable one text with commas."""
+    texts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        raise ValueError("it must be a list of texts")
+    return tuple(text.strip() for text in texts)
+
+
+def _storage_opts(value: object) -> tuple[str, ...]:
+    options.parse(texts := _texts(value))
+    return texts
+
+
+def _map(name: str) -> Callable[[object], tuple[options.IdMap, ...]]:
+    return lambda value: options.parse_maps(name, _texts(value))
+
+
 _CHECKS: Final[Mapping[str, Callable[[object], Any]]] = {
     "home": _home,
     "holder": _holder,
@@ -75,6 +93,9 @@ _CHECKS: Final[Mapping[str, Callable[[object], Any]]] = {
     "durability": _durability,
     "compact_above": _count,
     "keep_archives": _count_or_all,
+    "storage_opts": _storage_opts,
+    "uid_map": _map("uid"),
+    "gid_map": _map("gid"),
 }
 
 
@@ -95,6 +116,11 @@ class Settings:
     """Events in the journal above which old ones are moved to an archive; 0: never."""
     keep_archives: int | None = None
     """How many of the newest archives stay then; None (in a file: `all`) for every one."""
+    storage_opts: tuple[str, ...] = ()
+    """Options of the driver, such as `overlay2.size=10G`."""
+    uid_map: tuple[options.IdMap, ...] = ()
+    """Which ids of the host stand for which inside; empty: each for itself."""
+    gid_map: tuple[options.IdMap, ...] = ()
     origins: Mapping[str, str] = attrs.field(factory=dict, converter=_frozen, hash=False)
 
 

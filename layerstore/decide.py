@@ -16,13 +16,14 @@ from layerstore import events as e
 from layerstore import model as m
 from layerstore import rows
 from layerstore.db import statements as sql
+from layerstore.description import Description
 from layerstore.errors import (
     HasChildren,
     InvalidArgument,
-    InvalidOption,
     LayerDamaged,
     LayerExists,
     LayerHeld,
+    LayerstoreError,
     NotHeld,
     TooDeep,
     UnknownLayer,
@@ -45,23 +46,15 @@ class Wanted:
     labels: Mapping[str, str]
     storage_options: Mapping[str, str]
     mount_label: str
+    uid: int | None = None
+    gid: int | None = None
+    size: int = 0
+    """The limit that it is to have, in bytes; 0: none."""
 
     def same_as(self, existing: m.Layer) -> bool:
         """Whether the existing layer was created with these arguments."""
         names = ("parent", "read_write", "labels", "storage_options", "mount_label")
         return all(getattr(self, name) == getattr(existing, name) for name in names)
-
-
-def checked_options(options: Mapping[str, str] | None) -> dict[str, str]:
-    """Keys trimmed and case-folded. This version has no option: `size` needs project quotas."""
-    for key in options or {}:
-        if key.strip().lower() == "size":
-            raise InvalidOption(
-                "The storage option 'size' needs project quotas, which this version does not set.",
-                hint="Leave it out; the layer may use the whole file system.",
-            )
-        raise InvalidOption(f"There is no storage option {key!r}.")
-    return {}
 
 
 def checked_labels(labels: Mapping[Any, Any] | None) -> dict[str, str]:
@@ -85,7 +78,7 @@ def checked_mount_label(label: str) -> str:
 
 
 def create(
-    tx: Transaction, wanted: Wanted, *, home: str, max_depth: int, durable: bool
+    tx: Transaction, wanted: Wanted, *, home: str, about: Description, durable: bool
 ) -> e.LayerCreateIntended:
     """A new layer, under an id that neither the index nor the tree has."""
     tx.require_idle(wanted.id)
@@ -97,8 +90,8 @@ def create(
         raise LayerExists(wanted.id, where="tree")
     parent = None if wanted.parent is None else _usable_parent(tx, wanted.parent)
     depth = 0 if parent is None else parent.depth + 1
-    if depth > max_depth:
-        raise TooDeep(wanted.id, depth, max_depth)
+    if depth > about.max_depth:
+        raise TooDeep(wanted.id, depth, about.max_depth)
     return e.LayerCreateIntended(
         layer=wanted.id,
         link=wanted.link,
@@ -113,7 +106,20 @@ def create(
         durable=durable,
         sync_parent=parent is not None and not parent.durable,
         probe_parent=parent is not None and parent.draining,
+        uid=wanted.uid,
+        gid=wanted.gid,
+        project=_project_for(tx, wanted, home, about.store_id),
+        size=wanted.size,
     )
+
+
+def _project_for(tx: Transaction, wanted: Wanted, home: str, store_id: str) -> int:
+    if not wanted.size:
+        return 0
+    from layerstore import projects  # few layers have a limit
+
+    projects.require_quotas(home, "The storage option 'size'")
+    return projects.allocate(tx, home, store_id)
 
 
 def _usable_parent(tx: Transaction, parent: str) -> m.Layer:
@@ -144,6 +150,17 @@ def holders(tx: Transaction, layer: str) -> tuple[str, ...]:
     return tuple(rows.hold(row).holder for row in tx.all(sql.SELECT_HOLDS_ON, layer=layer))
 
 
+@attrs.frozen
+class Mounting:
+    """How a layer is to be mounted, if it is not yet, and for whom."""
+
+    holder: str
+    mount_label: str = ""
+    """Wins over the layer's own."""
+    uid: int | None = None
+    gid: int | None = None
+
+
 @attrs.define
 class Place:
     """Where a layer's content is to be had: what a get finds out beside its intent."""
@@ -155,10 +172,11 @@ class Place:
 
 
 def get(
-    tx: Transaction, layer: str, holder: str, *, home: str, mount_label: str, place: Place
+    tx: Transaction, layer: str, wanted: Mounting, *, home: str, place: Place
 ) -> e.LayerMountIntended | None:
     """One hold more, or the first mount; `place` says where, or what is in the way."""
     place.lost = None
+    holder = wanted.holder
     parent = _parent_if_usable(tx, layer)
     place.path = layout.diff(layer) if parent is None else layout.merged(layer)
     if parent is None:
@@ -177,6 +195,11 @@ def get(
         return None
     found = _usable(tx, layer)
     children = tx.one(sql.COUNT_CHILDREN, id=layer)
+    label = wanted.mount_label or found.mount_label
+    if label:
+        _require_selinux(layer, label)
+    row = tx.one(sql.SELECT_PROJECT, layer=layer)
+    project, size = (0, 0) if row is None else (row[0], row[2])
     return e.LayerMountIntended(
         layer=layer,
         link=found.link,
@@ -184,8 +207,21 @@ def get(
         chain=tuple(row[0] for row in tx.all(sql.SELECT_CHAIN_IDS, id=layer)),
         holder=holder,
         read_only=found.committed or children != (0,),
-        mount_label=mount_label or found.mount_label,
+        mount_label=label,
+        uid=wanted.uid,
+        gid=wanted.gid,
+        project=project,
+        size=size,
     )
+
+
+def _require_selinux(layer: str, label: str) -> None:
+    """The kernel would only say "invalid argument"."""
+    if not mountinfo.has_selinux():
+        raise LayerstoreError(
+            f"Layer {layer} cannot be mounted with the label {label!r}: this kernel has no SELinux.",
+            hint="Boot with SELinux enabled, or have layers without a mount label.",
+        )
 
 
 def _parent_if_usable(tx: Transaction, layer: str) -> str | None:

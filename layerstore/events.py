@@ -68,6 +68,13 @@ class LayerCreateIntended:
     """The content of the parent's chain is not known to be on disk, and is synced first."""
     probe_parent: bool
     """The parent is draining: the kernel is asked whether it is free."""
+    uid: int | None = None
+    """Who owns `diff` and `work`: the root of the container. None: whoever makes them."""
+    gid: int | None = None
+    project: int = 0
+    """The project id that the layer takes for its quota; 0: it has none."""
+    size: int = 0
+    """The limit of the project, in bytes."""
 
 
 @attrs.frozen
@@ -96,6 +103,12 @@ class LayerMountIntended:
     holder: str
     read_only: bool
     mount_label: str
+    uid: int | None = None
+    """Who owns `merged` and `work/work`. None: whoever makes them."""
+    gid: int | None = None
+    project: int = 0
+    """The project id of the layer, whose limit of `size` bytes waits until it is mounted."""
+    size: int = 0
 
 
 @attrs.frozen
@@ -206,6 +219,8 @@ class TrashEmptyIntended:
     layer: str
     """`trash/<entry>`: not a layer's id, which has no slash."""
     entry: str
+    project: int = 0
+    """The project id that it had as a layer, free when this is done."""
 
 
 @attrs.frozen
@@ -235,6 +250,9 @@ class LayerAdopted:
     depth: int
     committed: bool
     reason: str
+    project: int = 0
+    """The project id that its directory has, with the limit in bytes."""
+    size: int = 0
 
 
 @attrs.frozen
@@ -259,6 +277,8 @@ class TreeCorrectIntended:
     correction: str
     name: str
     """The link, or the name in staging."""
+    project: int = 0
+    """The project id of what is swept, whose limit ends."""
 
 
 @attrs.frozen

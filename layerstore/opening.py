@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import sys
 import time
@@ -22,7 +23,10 @@ from layerstore.db import statements as sql
 from layerstore.errors import Busy, CannotCarryOverlay, LayerstoreError
 from layerstore.fs import durable, layout, locks, mount, mountinfo, perform
 from layerstore.journal import Author, Journal
+from layerstore.options import NO_OPTIONS, Options
 from layerstore.reader import check_database, revision
+
+log = logging.getLogger("layerstore")
 
 
 @attrs.define
@@ -95,10 +99,17 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def open_store(home: Path, *, timeout: float, durability: m.Durability) -> Opened:
+def open_store(
+    home: Path,
+    *,
+    timeout: float,
+    durability: m.Durability,
+    options: Options = NO_OPTIONS,
+) -> Opened:
     """Open a store for writing, and settle what dead owners left."""
     description.read(home)  # there is a store
     _check_writable(home)
+    _prepare(home, options)
     shared, database = _open_current(home, timeout=timeout)
     try:
         about = description.read(home)
@@ -114,6 +125,21 @@ def open_store(home: Path, *, timeout: float, durability: m.Durability) -> Opene
         opened.close()
         raise
     return opened
+
+
+def _prepare(home: Path, options: Options) -> None:
+    """What the options ask of the home: quotas, and a way through it for the root of containers."""
+    if options.size:
+        from layerstore import projects
+
+        projects.require_quotas(os.fspath(home), "The option 'overlay2.size'")
+    for warning in options.warnings():
+        log.warning("%s", warning)
+    if options.gid is not None:
+        found = home.stat()
+        if (found.st_gid, found.st_mode & 0o7777) != (options.gid, layout.HOME_MODE):
+            os.chown(home, -1, options.gid)
+            home.chmod(layout.HOME_MODE)
 
 
 def _sweep_own(home: Path) -> None:

@@ -86,14 +86,20 @@ def _create(operation: str, intent: e.LayerCreateIntended) -> Steps:
         steps.append(s.ProbeUpper(intent.parent, f"{stage}-probe"))
     if sync and intent.sync_parent:
         steps.append(s.SyncFileSystem())
+    uid, gid = intent.uid, intent.gid
+    # The daemon's own, with a way through for the container's root: the layout since 20.10.9.
+    steps.append(s.MakeDirectory(stage, layout.LAYER_MODE, fresh=True, gid=gid))
+    if intent.project:
+        steps.append(s.SetLimit(intent.project, intent.size))
     steps += [
-        s.MakeDirectory(stage, layout.LAYER_MODE, fresh=True),
-        s.MakeDirectory(layout.diff(stage), layout.DIFF_MODE),
+        s.MakeDirectory(layout.diff(stage), layout.DIFF_MODE, uid=uid, gid=gid),
+        *_belongs(layout.diff(stage), intent.project),
         s.WriteFile(layout.link_file(stage), intent.link, layout.FILE_MODE, sync),
     ]
     if intent.parent is not None:
         steps += [
-            s.MakeDirectory(layout.work(stage), layout.PRIVATE_MODE),
+            s.MakeDirectory(layout.work(stage), layout.PRIVATE_MODE, uid=uid, gid=gid),
+            *_belongs(layout.work(stage), intent.project),
             s.WriteFile(layout.lower_file(stage), intent.lower, layout.FILE_MODE, sync),
             s.WriteFile(layout.committed(intent.parent), "", layout.FILE_MODE, sync),
         ]
@@ -126,7 +132,22 @@ def _uncreate(operation: str, intent: e.LayerCreateIntended) -> Steps:
         s.RemoveTree(f"{layout.staging(operation)}-probe"),
         s.RemoveTree(layout.staging(operation)),
         s.RemoveTree(away),
+        *_end_limit(intent.project),
     )
+
+
+def _belongs(path: str, project: int) -> Steps:
+    """Before anything is in it: what is made in it belongs to the project from the start.
+
+    `diff` and `work` alone: files are renamed from one to the other, which takes the same project.
+    With the whole layer in it, a full one would have no room for its mountpoint (on XFS).
+    """
+    return (s.SetProject(path, project),) if project else ()
+
+
+def _end_limit(project: int) -> Steps:
+    """Nothing belongs to the project any more; before its id is free, its limit ends."""
+    return (s.ClearLimit(project),) if project else ()
 
 
 def _mount(operation: str, intent: e.LayerMountIntended) -> Steps:
@@ -136,14 +157,19 @@ def _mount(operation: str, intent: e.LayerMountIntended) -> Steps:
     verify = s.VerifyLayer(
         intent.layer, intent.link, intent.lower, ((intent.link, intent.layer), *chain)
     )
+    make = s.MakeDirectory(merged, layout.PRIVATE_MODE, uid=intent.uid, gid=intent.gid)
     if intent.read_only:
         lowers = (layout.diff(intent.layer), *lowers)
-        mount = s.MountOverlay(merged, lowers, None, None, intent.mount_label)
-        return (verify, s.MakeDirectory(merged, layout.PRIVATE_MODE), mount)
+        return (verify, make, s.MountOverlay(merged, lowers, None, None, intent.mount_label))
+    # A full layer has no room for what the kernel makes in `work` when it mounts (on XFS).
+    lift, limit = _end_limit(intent.project), _limit_again(intent)
+    remapped = intent.uid is not None or intent.gid is not None
+    inner = f"{layout.work(intent.layer)}/work"  # the kernel made it, as root of its own
     return (
         verify,
         s.ProbeUpper(intent.layer, layout.staging(operation)),
-        s.MakeDirectory(merged, layout.PRIVATE_MODE),
+        make,
+        *lift,
         s.MountOverlay(
             merged,
             lowers,
@@ -151,12 +177,20 @@ def _mount(operation: str, intent: e.LayerMountIntended) -> Steps:
             layout.work(intent.layer),
             intent.mount_label,
         ),
+        *((s.Own(inner, intent.uid, intent.gid),) if remapped else ()),
+        *limit,
     )
+
+
+def _limit_again(intent: e.LayerMountIntended) -> Steps:
+    if intent.read_only or not intent.project:
+        return ()
+    return (s.SetLimit(intent.project, intent.size, needed=False),)
 
 
 def _unmount_mounted(operation: str, intent: e.LayerMountIntended) -> Steps:
     """What the mount made is taken away; a probe decides whether `merged` may go."""
-    steps: list[s.Step] = [s.Unmount(layout.merged(intent.layer))]
+    steps: list[s.Step] = [s.Unmount(layout.merged(intent.layer)), *_limit_again(intent)]
     if not intent.read_only:
         steps.append(s.ProbeUpper(intent.layer, layout.staging(operation)))
     steps.append(_remove_mountpoint(operation, intent.layer))
@@ -209,7 +243,7 @@ def _unremove(operation: str, intent: e.LayerRemoveIntended) -> Steps:
 
 def _empty(operation: str, intent: e.TrashEmptyIntended) -> Steps:
     del operation
-    return (s.RemoveTree(layout.trash(intent.entry)),)
+    return (s.RemoveTree(layout.trash(intent.entry)), *_end_limit(intent.project))
 
 
 def _correct(operation: str, intent: e.TreeCorrectIntended) -> Steps:
@@ -225,7 +259,8 @@ def _correct(operation: str, intent: e.TreeCorrectIntended) -> Steps:
             s.SyncDirectory(layout.LINKS),
         )
     away = layout.trash(operation)
-    return (s.MoveAside(layout.staging(intent.name), away), s.RemoveTree(away))
+    swept = (s.MoveAside(layout.staging(intent.name), away), s.RemoveTree(away))
+    return (*swept, *_end_limit(intent.project))
 
 
 def _nothing(operation: str, intent: Any) -> Steps:

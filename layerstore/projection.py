@@ -16,6 +16,7 @@ from layerstore import events as e
 from layerstore import state
 from layerstore.db import statements as sql
 from layerstore.db.engine import Connection
+from layerstore.fs import layout
 from layerstore.model import OWNER_PREFIX
 
 
@@ -85,6 +86,16 @@ def _create_intended(connection: Connection, row: RowFacts, event: e.LayerCreate
         mount_label=event.mount_label,
         durable=int(event.durable),
     )
+    if event.project:
+        _take_project(connection, row, event.layer, event.project, event.size)
+
+
+def _take_project(
+    connection: Connection, row: RowFacts, layer: str, project: int, size: int
+) -> None:
+    connection.execute(
+        sql.INSERT_PROJECT, {"id": project, "layer": layer, "size": size, "since_seq": row.seq}
+    )
 
 
 def _created(connection: Connection, row: RowFacts, event: e.LayerCreated) -> None:
@@ -95,6 +106,7 @@ def _created(connection: Connection, row: RowFacts, event: e.LayerCreated) -> No
 
 def _create_undone(connection: Connection, row: RowFacts, event: e.LayerCreateUndone) -> None:
     del row
+    connection.execute(sql.DELETE_PROJECT, {"layer": event.layer})
     connection.execute(sql.DELETE_LAYER, {"id": event.layer})
 
 
@@ -180,10 +192,18 @@ def _remove_intended(connection: Connection, row: RowFacts, event: e.LayerRemove
 
 
 def _removed(connection: Connection, row: RowFacts, event: e.LayerRemoved) -> None:
-    del row
+    """The layer is gone; its project id is taken until its files in the trash are gone, too."""
+    assert row.operation is not None
+    place = {"layer": event.layer, "place": layout.trash(row.operation)}
+    connection.execute(sql.MOVE_PROJECT, place)
     connection.execute(sql.END_HOLDS_ON, {"layer": event.layer})
     connection.execute(sql.DELETE_MOUNT, {"layer": event.layer})
     connection.execute(sql.DELETE_LAYER, {"id": event.layer})
+
+
+def _emptied(connection: Connection, row: RowFacts, event: e.TrashEmptied) -> None:
+    del row
+    connection.execute(sql.DELETE_PROJECT, {"layer": event.layer})
 
 
 def _remove_undone(connection: Connection, row: RowFacts, event: e.LayerRemoveUndone) -> None:
@@ -205,8 +225,12 @@ def _adopted(connection: Connection, row: RowFacts, event: e.LayerAdopted) -> No
         lower=event.lower,
         depth=event.depth,
         committed=int(event.committed),
+        read_write=int(bool(event.project)),
+        storage_options=json.dumps({"size": str(event.size)} if event.size else {}),
         used=1,
     )
+    if event.project:
+        _take_project(connection, row, event.layer, event.project, event.size)
 
 
 def _isolated(connection: Connection, row: RowFacts, event: e.LayerIsolated) -> None:
@@ -249,6 +273,7 @@ _PROJECT: Final[Mapping[type[Any], Callable[[Connection, RowFacts, Any], None]]]
     e.LayerRemoveIntended: _remove_intended,
     e.LayerRemoved: _removed,
     e.LayerRemoveUndone: _remove_undone,
+    e.TrashEmptied: _emptied,
     e.LayerAdopted: _adopted,
     e.LayerIsolated: _isolated,
     e.LayerRestored: _restored,

@@ -301,6 +301,22 @@ class Reader(Chronicle):
                 return m.LayerId(first)
         raise UnknownLayer(text)
 
+    def quota(self, id: str) -> answers.Quota | None:  # noqa: A002
+        """The limit of a layer and what it uses, from the kernel; None where it has no limit.
+
+        Raises OSError where the kernel does not tell: quotas are off, or this is not root.
+        """
+        found = self._read(sql.SELECT_PROJECT, layer=id)
+        if not found:
+            self.layer(id)  # raises UnknownLayer
+            return None
+        from layerstore import answers
+        from layerstore.fs import quota
+
+        project, _, size, _ = found[0]
+        now = quota.usage(self._home, project)
+        return answers.Quota(project, size, now.limit, now.used, now.inodes)
+
     # --- the store itself -----------------------------------------------------------------------
 
     def status(self) -> answers.Status:

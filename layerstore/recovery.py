@@ -157,6 +157,10 @@ def conclude(
     trash = e.TrashEmptyIntended(layout.trash(operation), operation)
 
     def and_empty(transaction: Transaction) -> None:
+        nonlocal trash
+        row = transaction.one(sql.SELECT_PROJECT, layer=trash.layer)
+        if row is not None:
+            trash = attrs.evolve(trash, project=row[0])
         transaction.append(trash, operation=emptying)
 
     removed = isinstance(outcome, e.LayerRemoved)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Literal, Self, overload
+from typing import Any, Literal, Self, overload
 
 from layerstore import compaction, decide, description, opening, recovery, waiting
 from layerstore import events as e
 from layerstore import model as m
+from layerstore import options as o
 from layerstore.db import engine
 from layerstore.db import statements as sql
 from layerstore.errors import (
@@ -37,11 +38,14 @@ class Store(compaction.Compacting):
     Safe to use from many threads; not in a forked child, which opens it anew.
     """
 
-    def __init__(self, home: Path, opened: opening.Opened, *, timeout: float) -> None:
+    def __init__(
+        self, home: Path, opened: opening.Opened, *, timeout: float, options: o.Options
+    ) -> None:
         super().__init__(home, opened.about, opened.database)
         self._opened = opened
         self._hands = opened.hands
         self._timeout = timeout
+        self._options = options
         self._me = m.OWNER_PREFIX + opened.hands.journal.author.owner
         self._closed = False
 
@@ -69,6 +73,9 @@ class Store(compaction.Compacting):
         durability: str = "full",
         compact_above: int = 100_000,
         keep_archives: int | None = None,
+        options: o.OptionTexts | None = None,
+        uid_maps: Iterable[o.MapEntry] | None = None,
+        gid_maps: Iterable[o.MapEntry] | None = None,
     ) -> Self: ...
 
     @overload
@@ -92,6 +99,9 @@ class Store(compaction.Compacting):
         durability: str = "full",
         compact_above: int = 100_000,
         keep_archives: int | None = None,
+        options: o.OptionTexts | None = None,
+        uid_maps: Iterable[o.MapEntry] | None = None,
+        gid_maps: Iterable[o.MapEntry] | None = None,
     ) -> Self | Reader:
         """Open a store and settle what dead owners left in it; `settled` says what that was.
 
@@ -100,6 +110,9 @@ class Store(compaction.Compacting):
         Reader, which settles nothing. `compact_above`: where the journal has more events (0: any
         number), old ones go to an archive between two verbs, of which `keep_archives` are kept.
         Raises NoStore, StoreDamaged, SchemaTooNew, Busy.
+
+        `options`, `uid_maps`, `gid_maps` are what Docker's Init gives; `layerstore.options` has
+        their forms. New directories belong to what stands for id 0. Raises InvalidOption.
         """
         path = _absolute(home)
         if read_only:
@@ -107,8 +120,11 @@ class Store(compaction.Compacting):
         if durability not in set(m.Durability):
             raise InvalidArgument(f"The durability is 'full' or 'process', not {durability!r}.")
         compaction.check_limits(compact_above, keep_archives)
-        opened = opening.open_store(path, timeout=timeout, durability=m.Durability(durability))
-        store = cls(path, opened, timeout=timeout)
+        wanted = o.parse(options, uid_maps, gid_maps)
+        opened = opening.open_store(
+            path, timeout=timeout, durability=m.Durability(durability), options=wanted
+        )
+        store = cls(path, opened, timeout=timeout, options=wanted)
         store.keep_compact(opened.hands, above=compact_above, keep_archives=keep_archives)
         return store
 
@@ -188,7 +204,10 @@ class Store(compaction.Compacting):
         mount_label: str = "",
         storage_options: Mapping[str, str] | None = None,
     ) -> m.Layer:
-        """The same for a layer that a container will write to."""
+        """The same for a layer that a container will write to.
+
+        `storage_options`: `size`, such as "10G", limits what it can hold (project quotas).
+        """
         return self._create(id, parent, labels, mount_label, storage_options, read_write=True)
 
     def _create(
@@ -201,24 +220,23 @@ class Store(compaction.Compacting):
         *,
         read_write: bool,
     ) -> m.Layer:
+        texts, size = o.storage_options(storage_options, read_write, defaults=self._options)
         wanted = decide.Wanted(
             id=m.check_layer_id(layer),
             link=recovery.new_link(),
             parent=None if parent is None else m.check_layer_id(parent),
             read_write=read_write,
             labels=decide.checked_labels(labels),
-            storage_options=decide.checked_options(storage_options),
+            storage_options=texts,
             mount_label=decide.checked_mount_label(mount_label),
+            uid=self._options.uid,
+            gid=self._options.gid,
+            size=size,
         )
 
         def decision(tx: Transaction, _: str) -> e.Intent:
-            return decide.create(
-                tx,
-                wanted,
-                home=self._home,
-                max_depth=self._about.max_depth,
-                durable=self._hands.full,
-            )
+            full = self._hands.full
+            return decide.create(tx, wanted, home=self._home, about=self._about, durable=full)
 
         while True:
             try:
@@ -244,14 +262,19 @@ class Store(compaction.Compacting):
 
         `holder=None`: this open store, whose death or close ends the hold. A name outlives the
         process. A base layer is not mounted: the path is its `diff`. A layer that has children is
-        mounted read-only. Raises UnknownLayer, LayerDamaged, UpperBusy.
+        mounted read-only. `mount_label` wins over the layer's own. Raises UnknownLayer,
+        LayerDamaged, UpperBusy; LayerstoreError for a label where the kernel has no SELinux.
         """
-        holder = self._me if holder is None else m.check_holder(holder)
-        decide.checked_mount_label(mount_label)
+        wanted = decide.Mounting(
+            holder=self._me if holder is None else m.check_holder(holder),
+            mount_label=decide.checked_mount_label(mount_label),
+            uid=self._options.uid,
+            gid=self._options.gid,
+        )
         place = decide.Place()
 
         def decision(tx: Transaction, _: str) -> e.Intent | None:
-            return decide.get(tx, id, holder, home=self._home, mount_label=mount_label, place=place)
+            return decide.get(tx, id, wanted, home=self._home, place=place)
 
         self._operate(decision)
         while place.lost is not None:
@@ -373,6 +396,10 @@ class Store(compaction.Compacting):
 
     def _durability(self) -> str:
         return "full" if self._hands.full else "process"
+
+    def _warnings(self, probes: Mapping[str, Any]) -> Iterator[str]:
+        yield from super()._warnings(probes)
+        yield from self._options.warnings()
 
     def _leak(self) -> None:
         self._opened.leak()

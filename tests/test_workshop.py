@@ -25,6 +25,7 @@ PURE = [
     "errors.py",
     "model.py",
     "answers.py",
+    "options.py",
     "events.py",
     "state.py",
     "plan.py",

@@ -40,6 +40,7 @@ from layerstore.db.schema import (
     mounts,
     operations,
     owners,
+    projects,
     snapshots,
 )
 
@@ -82,6 +83,9 @@ above = above.union_all(
 )
 below = select(layers.c.id).where(layers.c.parent == B("id")).cte("below", recursive=True)
 below = below.union_all(select(layers.c.id).where(layers.c.parent == below.c.id))
+
+later = projects.alias("later")
+"""The project id after one, to find the gaps."""
 
 own_diff = and_(layers.c.parent.is_(None), layers.c.committed == 0)
 """Whoever holds such a layer has its `diff` itself, and may write to it."""
@@ -255,6 +259,19 @@ STATEMENTS: dict[str, Any] = {
     "SELECT_UNHELD_MOUNTS": select(*mounts.c)
     .where(not_(exists().where(holds.c.layer == mounts.c.layer)))
     .order_by(mounts.c.layer),
+    # projects
+    "INSERT_PROJECT": _insert(projects, *_columns(projects)),
+    "SELECT_PROJECT": select(*projects.c).where(projects.c.layer == B("layer")),
+    "SELECT_PROJECT_BY_ID": select(*projects.c).where(projects.c.id == B("id")),
+    "SELECT_GAP": select(projects.c.id + 1)
+    .where(
+        projects.c.id >= B("first"),
+        not_(exists().where(later.c.id == projects.c.id + 1)),
+    )
+    .order_by(projects.c.id)
+    .limit(1),
+    "MOVE_PROJECT": update(projects).where(projects.c.layer == B("layer")).values(layer=B("place")),
+    "DELETE_PROJECT": delete(projects).where(projects.c.layer == B("layer")),
 }
 
 HEADER = '''"""Owns the SQL text of every statement; it must not be edited: tools/generate_statements.py writes it.

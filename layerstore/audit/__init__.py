@@ -14,7 +14,7 @@ import attrs
 
 from layerstore import model as m
 from layerstore.audit import archives as archived
-from layerstore.audit import links, mounts, records
+from layerstore.audit import links, mounts, quotas, records
 from layerstore.audit.tree import Tree, survey
 from layerstore.fs import layout, locks
 from layerstore.reader import Reader
@@ -105,3 +105,4 @@ def _judge(view: View, archives: bool) -> Iterator[m.Finding]:
     yield from archived.check(view, whole=archives)
     yield from links.check(view)
     yield from mounts.check(view)
+    yield from quotas.check(view)

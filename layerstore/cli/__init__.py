@@ -225,6 +225,20 @@ def _print_version(out: Output) -> None:
     help="Events in the journal above which old ones are moved to an archive; 0: never "
     "[LAYERSTORE_COMPACT_ABOVE; default: 100000].",
 )
+@click.option(
+    "--storage-opt",
+    "storage_opts",
+    metavar="K=V",
+    multiple=True,
+    help="An option of the driver: overlay2.size=10G limits each read-write layer.",
+)
+@click.option(
+    "--uid-map",
+    metavar="IN:OUT:N",
+    multiple=True,
+    help="User ids of containers, as 0:100000:65536; the root of new layers is what 0 stands for.",
+)
+@click.option("--gid-map", metavar="IN:OUT:N", multiple=True, help="The same for groups.")
 @click.option("--json", is_flag=True, help="Print one JSON document, or one per line of a stream.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing about what was done.")
 @click.option("-v", "--verbose", count=True, help="Log to stderr; -vv logs everything.")
@@ -238,13 +252,14 @@ def _print_version(out: Output) -> None:
 @click.pass_obj
 def program(
     app: App,
+    /,
     home: str | None,
-    compact_above: int | None,
     json: bool,
     quiet: bool,
     verbose: int,
     color: str,
     version: bool,
+    **settings: Any,
 ) -> None:
     """A crash-safe overlay2 layer store with a journal that answers questions.
 
@@ -255,7 +270,7 @@ def program(
     """
     del version  # parse_args has seen to it
     app.home = home
-    app.compact_above = compact_above
+    app.flags = {key: None if value == () else value for key, value in settings.items()}
     app.out.json = app.out.json or json
     app.out.quiet = quiet
     app.out.color = color

@@ -34,16 +34,14 @@ class App:
     out: Output
     home: str | None = None
     """--home, where it was given."""
-    compact_above: int | None = None
-    """--compact-above, where it was given."""
+    flags: dict[str, Any] = attrs.Factory(dict)
+    """Other settings that were given as options."""
     _settings: config.Settings | None = None
 
     @property
     def settings(self) -> config.Settings:
         if self._settings is None:
-            self._settings = config.load(
-                os.environ, {"home": self.home, "compact_above": self.compact_above}
-            )
+            self._settings = config.load(os.environ, {"home": self.home, **self.flags})
         return self._settings
 
     def reader(self) -> Reader:
@@ -65,6 +63,9 @@ class App:
             durability=settings.durability.value,
             compact_above=settings.compact_above,
             keep_archives=settings.keep_archives,
+            options=settings.storage_opts,
+            uid_maps=settings.uid_map,
+            gid_maps=settings.gid_map,
         ) as store:
             if tell:
                 self.tell(store.settled)

@@ -61,7 +61,7 @@ def init_command(app: App, max_depth: int) -> None:
     metavar="K=V",
     multiple=True,
     callback=key_values,
-    help="A storage option of the driver; may be given several times.",
+    help="A storage option of a read-write layer: size=10G.",
 )
 @pass_app
 def create_command(

@@ -18,6 +18,7 @@ from layerstore.cli.output import age, many, pairs, when
 from layerstore.model import Hold, Layer, LayerState, Mount
 
 if TYPE_CHECKING:
+    from layerstore.answers import Quota
     from layerstore.reader import Reader
 
 
@@ -142,6 +143,7 @@ def inspect_command(app: App, id: str) -> None:  # noqa: A002
         mount = reader.mount(layer.id)
         holds = reader.holders(layer.id)
         removal = reader.removal_effect(layer.id)
+        quota = _quota(reader, layer.id)
     if app.out.json:
         app.out.document(
             layer=layer,
@@ -151,6 +153,7 @@ def inspect_command(app: App, id: str) -> None:  # noqa: A002
             mount=mount,
             holders=holds,
             removal=removal,
+            quota=quota,
         )
         return
     blocked = "\n".join(removal.blocked_by)
@@ -167,6 +170,7 @@ def inspect_command(app: App, id: str) -> None:  # noqa: A002
         ("For", "a container" if layer.read_write else "an image"),
         ("Labels", pairs(layer.labels)),
         ("Options", pairs(layer.storage_options)),
+        ("Quota", _limit(quota)),
         ("Content", "on disk" if layer.durable else "not known to be on disk"),
         *((key, value.replace(":", "\n")) for key, value in paths.items()),
         ("Mounted", _mounted(mount)),
@@ -174,6 +178,22 @@ def inspect_command(app: App, id: str) -> None:  # noqa: A002
         ("Removable", f"no: {blocked}" if blocked else frees),
     ]
     app.out.fields(row for row in rows if row[1])
+
+
+def _quota(reader: Reader, layer: str) -> Quota | None:
+    """What the kernel tells of a layer's limit; None also where it tells nothing."""
+    try:
+        return reader.quota(layer)
+    except OSError:
+        return None
+
+
+def _limit(quota: Quota | None) -> str:
+    if quota is None:
+        return ""
+    held = "" if quota.limit else ", which nothing enforces now"
+    used = f"{quota.used} of {quota.size} bytes in {many(quota.inodes, 'inode')}"
+    return f"{used}, project {quota.project}{held}"
 
 
 def _mounted(mount: Mount | None) -> str:

@@ -19,7 +19,7 @@ from sqlalchemy import (
     text,
 )
 
-REVISION: Final = "0002"
+REVISION: Final = "0003"
 """The revision of these tables: the head of `migrations`."""
 
 metadata = MetaData(
@@ -135,4 +135,14 @@ snapshots = Table(
     Column("of_table", Text, nullable=False),
     Column("fields", Text, nullable=False),
     Column("content", Text, nullable=False),
+)
+
+projects = Table(
+    "projects",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False, nullable=False),
+    # Not a foreign key: it stays until the files are gone, by the name that they have in the trash.
+    Column("layer", Text, nullable=False, unique=True),
+    Column("size", Integer, nullable=False),
+    Column("since_seq", Integer, nullable=False),
 )

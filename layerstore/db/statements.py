@@ -5,7 +5,7 @@ SQLAlchemy Core compiled these once, so that neither a verb nor a query imports 
 
 from typing import Final
 
-REVISION: Final = "0002"
+REVISION: Final = "0003"
 CREATE: Final = (
     'CREATE TABLE events ( seq INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, epoch TEXT NOT NULL, operation TEXT, owner TEXT NOT NULL, boot_id TEXT NOT NULL, at INTEGER NOT NULL, kind TEXT NOT NULL, layer TEXT, data TEXT NOT NULL )',
     'CREATE INDEX ix_events_layer ON events (layer, seq)',
@@ -15,6 +15,7 @@ CREATE: Final = (
     'CREATE TABLE operations ( id TEXT NOT NULL, verb TEXT NOT NULL, layer TEXT NOT NULL, owner TEXT NOT NULL, intent_seq INTEGER NOT NULL, started_at INTEGER NOT NULL, abandoned INTEGER NOT NULL, CONSTRAINT pk_operations PRIMARY KEY (id), CONSTRAINT uq_operations_layer UNIQUE (layer) )',
     'CREATE TABLE owners ( id TEXT NOT NULL, pid INTEGER NOT NULL, started INTEGER NOT NULL, boot_id TEXT NOT NULL, mount_id INTEGER NOT NULL, command TEXT NOT NULL, durability TEXT NOT NULL, opened_at INTEGER NOT NULL, closed_at INTEGER, CONSTRAINT pk_owners PRIMARY KEY (id) )',
     'CREATE INDEX ix_owners_open ON owners (opened_at) WHERE closed_at IS NULL',
+    'CREATE TABLE projects ( id INTEGER NOT NULL, layer TEXT NOT NULL, size INTEGER NOT NULL, since_seq INTEGER NOT NULL, CONSTRAINT pk_projects PRIMARY KEY (id), CONSTRAINT uq_projects_layer UNIQUE (layer) )',
     'CREATE TABLE snapshots ( part INTEGER NOT NULL, seq INTEGER NOT NULL, of_table TEXT NOT NULL, fields TEXT NOT NULL, content TEXT NOT NULL, CONSTRAINT pk_snapshots PRIMARY KEY (part) )',
     'CREATE TABLE holds ( layer TEXT NOT NULL, holder TEXT NOT NULL, count INTEGER NOT NULL, owner TEXT NOT NULL, since_at INTEGER NOT NULL, since_seq INTEGER NOT NULL, CONSTRAINT pk_holds PRIMARY KEY (layer, holder), CONSTRAINT fk_holds_layer FOREIGN KEY(layer) REFERENCES layers (id) )',
     'CREATE INDEX ix_holds_holder ON holds (holder)',
@@ -25,6 +26,7 @@ LAYERS_COLUMNS: Final = ('id', 'link', 'parent', 'lower', 'depth', 'read_write',
 META_COLUMNS: Final = ('key', 'value')
 OPERATIONS_COLUMNS: Final = ('id', 'verb', 'layer', 'owner', 'intent_seq', 'started_at', 'abandoned')
 OWNERS_COLUMNS: Final = ('id', 'pid', 'started', 'boot_id', 'mount_id', 'command', 'durability', 'opened_at', 'closed_at')
+PROJECTS_COLUMNS: Final = ('id', 'layer', 'size', 'since_seq')
 SNAPSHOTS_COLUMNS: Final = ('part', 'seq', 'of_table', 'fields', 'content')
 HOLDS_COLUMNS: Final = ('layer', 'holder', 'count', 'owner', 'since_at', 'since_seq')
 MOUNTS_COLUMNS: Final = ('layer', 'read_only', 'mount_id', 'boot_id', 'since_at', 'since_seq')
@@ -100,3 +102,9 @@ SELECT_MOUNT: Final = 'SELECT mounts.layer, mounts.read_only, mounts.mount_id, m
 SELECT_MOUNTS: Final = 'SELECT mounts.layer, mounts.read_only, mounts.mount_id, mounts.boot_id, mounts.since_at, mounts.since_seq FROM mounts ORDER BY mounts.layer'
 COUNT_MOUNTS: Final = 'SELECT count(*) AS count_1 FROM mounts'
 SELECT_UNHELD_MOUNTS: Final = 'SELECT mounts.layer, mounts.read_only, mounts.mount_id, mounts.boot_id, mounts.since_at, mounts.since_seq FROM mounts WHERE NOT (EXISTS (SELECT * FROM holds WHERE holds.layer = mounts.layer)) ORDER BY mounts.layer'
+INSERT_PROJECT: Final = 'INSERT INTO projects (id, layer, size, since_seq) VALUES (:id, :layer, :size, :since_seq)'
+SELECT_PROJECT: Final = 'SELECT projects.id, projects.layer, projects.size, projects.since_seq FROM projects WHERE projects.layer = :layer'
+SELECT_PROJECT_BY_ID: Final = 'SELECT projects.id, projects.layer, projects.size, projects.since_seq FROM projects WHERE projects.id = :id'
+SELECT_GAP: Final = 'SELECT projects.id + 1 AS anon_1 FROM projects WHERE projects.id >= :first AND NOT (EXISTS (SELECT * FROM projects AS later WHERE later.id = projects.id + 1)) ORDER BY projects.id LIMIT 1 OFFSET 0'
+MOVE_PROJECT: Final = 'UPDATE projects SET layer=:place WHERE projects.layer = :layer'
+DELETE_PROJECT: Final = 'DELETE FROM projects WHERE projects.layer = :layer'

@@ -276,7 +276,10 @@ def _mount_classic(target: str, options: OverlayOptions, base: str | None) -> No
     data = ",".join(parts)
     if len(os.fsencode(data)) > _DATA_LIMIT:
         # The kernel would silently cut the text, and mount fewer layers.
-        raise Unusable(errno.E2BIG, f"the options take more than {_DATA_LIMIT} bytes")
+        words = f"the options take more than {_DATA_LIMIT} bytes"
+        if options.label and base is not None:
+            words += f": mount label too large {len(os.fsencode(options.label))}"
+        raise Unusable(errno.E2BIG, words)
     try:
         flags = syscalls.MS_RDONLY if options.upper is None else 0
         syscalls.mount("overlay", target, "overlay", flags, data)

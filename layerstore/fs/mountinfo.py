@@ -232,3 +232,9 @@ def _is_detached_file(pid: int, fd: str, path: str, mount_ids: set[int]) -> bool
         return int(info[b"ino"]) == os.lstat(path).st_ino
     except (OSError, KeyError, ValueError):
         return False
+
+
+def has_selinux() -> bool:
+    """Whether SELinux is enabled in this kernel: only then it has this file system."""
+    with open("/proc/filesystems", encoding="ascii") as file:
+        return any(line.split()[-1:] == ["selinuxfs"] for line in file)

@@ -77,8 +77,32 @@ class Performer:
         except FileExistsError:
             if first and step.fresh:
                 raise
+        if step.uid is not None or step.gid is not None:
+            self._chown(step.path, step.uid, step.gid)
         # mkdir's mode is cut by the umask
         os.chmod(self.path(step.path), step.mode, follow_symlinks=True)
+
+    def _chown(self, path: str, uid: int | None, gid: int | None) -> None:
+        whom = (-1 if uid is None else uid, -1 if gid is None else gid)
+        os.chown(self.path(path), *whom, follow_symlinks=False)
+
+    def _own(self, step: s.Own, _: s.Performed, __: bool) -> None:
+        self._chown(step.path, step.uid, step.gid)
+
+    def _set_project(self, step: s.SetProject, _: s.Performed, __: bool) -> None:
+        from layerstore.fs import quota  # few layers have one
+
+        quota.set_project(self.path(step.path), step.project)
+
+    def _set_limit(self, step: s.SetLimit, _: s.Performed, __: bool) -> None:
+        from layerstore.fs import quota
+
+        quota.set_limit(self._home, step.project, step.size, needed=step.needed)
+
+    def _clear_limit(self, step: s.ClearLimit, _: s.Performed, __: bool) -> None:
+        from layerstore.fs import quota
+
+        quota.set_limit(self._home, step.project, 0, needed=False)
 
     def _write_file(self, step: s.WriteFile, _: s.Performed, __: bool) -> None:
         durable.write_file(self.path(step.path), step.content, mode=step.mode, synced=step.sync)
@@ -203,6 +227,12 @@ class Performer:
             label=step.label,
         )
         performed.style = mount.mount_overlay(target, options, home=self._home, styles=self._styles)
+        if step.upper is not None and os.statvfs(target).f_flag & os.ST_RDONLY:
+            # The kernel does so with a line in its log where it cannot make `work/work`.
+            raise LayerstoreError(
+                f"{step.target} was mounted read-only: its work directory cannot be written.",
+                hint="The file system, or the layer's quota, may be full.",
+            )
         performed.mount_id = mountinfo.mount_id(target)
 
     def _unmount(self, step: s.Unmount, performed: s.Performed, _: bool) -> None:
@@ -229,6 +259,10 @@ _STACKED: Final = 16
 _PERFORM: Final[dict[type[Any], Callable[[Performer, Any, s.Performed, bool], None]]] = {
     s.VerifyLayer: Performer._verify,
     s.MakeDirectory: Performer._make_directory,
+    s.Own: Performer._own,
+    s.SetProject: Performer._set_project,
+    s.SetLimit: Performer._set_limit,
+    s.ClearLimit: Performer._clear_limit,
     s.WriteFile: Performer._write_file,
     s.SyncDirectory: Performer._sync_directory,
     s.SyncFileSystem: Performer._sync_file_system,

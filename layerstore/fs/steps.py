@@ -39,14 +39,64 @@ class VerifyLayer:
 
 @attrs.frozen
 class MakeDirectory:
-    """`fresh`: the first run of a plan insists that the directory is new."""
+    """`fresh`: the first run of a plan insists that the directory is new.
+
+    `uid`, `gid`: who owns it; None: whoever makes it.
+    """
 
     path: str
     mode: int
     fresh: bool = False
+    uid: int | None = None
+    gid: int | None = None
 
     def describe(self) -> str:
         return f"make directory {self.path}"
+
+
+@attrs.frozen
+class Own:
+    """Give a directory to somebody; None: that half stays."""
+
+    path: str
+    uid: int | None
+    gid: int | None
+
+    def describe(self) -> str:
+        return f"give {self.path} to {self.uid}:{self.gid}"
+
+
+@attrs.frozen
+class SetProject:
+    """What is made in the directory from now on belongs to the project, too."""
+
+    path: str
+    project: int
+
+    def describe(self) -> str:
+        return f"make {self.path} belong to project {self.project}"
+
+
+@attrs.frozen
+class SetLimit:
+    """`needed`: without it, it is fine that there are no quotas any more."""
+
+    project: int
+    size: int
+    needed: bool = True
+
+    def describe(self) -> str:
+        return f"let project {self.project} have {self.size} bytes"
+
+
+@attrs.frozen
+class ClearLimit:
+    """The end of a project's limit; where there are no quotas any more there is none."""
+
+    project: int
+
+    def describe(self) -> str:
+        return f"end the limit of project {self.project}"
 
 
 @attrs.frozen
@@ -206,6 +256,10 @@ class Unmount:
 Step = (
     VerifyLayer
     | MakeDirectory
+    | Own
+    | SetProject
+    | SetLimit
+    | ClearLimit
     | WriteFile
     | SyncDirectory
     | SyncFileSystem

@@ -2,8 +2,8 @@
 decide anything.
 
 Everything that glibc exports is called by its glibc symbol, never by number, so that a preloaded
-library can interpose it (fault injection does). Only ``openat2``, ``statmount`` and ``listmount``,
-which glibc 2.36 lacks, go through ``syscall()``; their numbers are the same on every architecture.
+library can interpose it (fault injection does). Only ``openat2``, ``statmount``, ``listmount`` and
+``quotactl_fd``, which glibc 2.36 lacks, go through ``syscall()``; their numbers are the same on every architecture.
 A symbol that this libc lacks is ENOSYS, like a call that this kernel lacks: callers have one case
 to handle.
 """
@@ -69,6 +69,7 @@ DT_UNKNOWN = 0
 _OPENAT2 = 437
 _STATMOUNT = 457
 _LISTMOUNT = 458
+_QUOTACTL_FD = 443
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -293,3 +294,16 @@ def listmount(mnt_id: int = LSMT_ROOT, *, after: int = 0, limit: int = 1024) -> 
     ids = (ctypes.c_uint64 * limit)()
     count = _syscall("listmount", _LISTMOUNT, request, ids, ctypes.c_size_t(limit), 0)
     return list(ids[:count])
+
+
+def quotactl(command: int, device: str, id_: int, buffer: bytearray) -> None:
+    """quotactl(2) on a block device; ``buffer`` is read or filled in, as the command has it."""
+    place = (ctypes.c_char * len(buffer)).from_buffer(buffer)
+    _call("quotactl", ctypes.c_int(command), _bytes(device), ctypes.c_uint(id_), place, path=device)
+
+
+def quotactl_fd(fd: int, command: int, id_: int, buffer: bytearray, *, path: str) -> None:
+    """quotactl_fd(2) on the file system of a descriptor (Linux 5.14)."""
+    place = (ctypes.c_char * len(buffer)).from_buffer(buffer)
+    number, code = ctypes.c_uint(command), ctypes.c_uint(id_)
+    _syscall("quotactl_fd", _QUOTACTL_FD, fd, number, code, place, path=path)

@@ -305,7 +305,7 @@ def test_log_follows(stacked: Program) -> None:
         text=True,
     ) as process:
         assert process.stdout is not None
-        assert json.loads(process.stdout.readline())["kind"] == "layer.create.intended.v1"
+        assert json.loads(process.stdout.readline())["kind"] == "layer.create.intended.v2"
         stacked("mount", "base")
         while json.loads(process.stdout.readline())["kind"] != "hold.taken.v1":
             pass

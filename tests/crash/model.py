@@ -114,6 +114,8 @@ class Verb:
 class Open(Verb):
     durability: str = "full"
     compact_above: int = 100_000
+    maps: tuple[str, ...] = ()
+    """Of uids and gids alike."""
 
     def act(self, live: Live) -> dict[str, Any]:
         live.store = Store.open(
@@ -121,6 +123,8 @@ class Open(Verb):
             timeout=20,
             durability=self.durability,
             compact_above=self.compact_above,
+            uid_maps=self.maps,
+            gid_maps=self.maps,
         )
         return {}
 

@@ -279,6 +279,12 @@ SCENARIOS: Final = {
             (Meanwhile(Create("a", _CHILD), _OUTCOME, _taken_for_dead, "owner-lost"),),
         ),
         Scenario("create-read-write", "chain", _O, (Create("a", Facts("mid", read_write=True)),)),
+        Scenario(
+            "create-get-remapped",
+            "chain",
+            (Open(maps=("0:100000:65536",)),),
+            (Create("a", _CHILD), Get("a", _D)),
+        ),
         Scenario("create-base-process", "empty", _P, (Create("a"), Close())),
         Scenario("create-child-process", "chain", _P, (Create("a", _CHILD), Close())),
         # get

@@ -80,9 +80,9 @@ def test_a_removed_layer_keeps_its_history(reader: Reader) -> None:
     """Everything that happened to a layer can be asked after it is gone."""
     assert not reader.exists("gone")
     assert [
-        "layer.create.intended.v1",
+        "layer.create.intended.v2",
         "layer.created.v1",
-        "layer.mount.intended.v1",
+        "layer.mount.intended.v2",
         "layer.mounted.v1",
         "layer.unmount.intended.v1",
         "layer.unmounted.v1",
@@ -206,7 +206,7 @@ def test_watch_can_follow_one_layer(home: Path) -> None:
         with children.running(lambda: work(home, ["more", "mine", "last"])) as child:
             kinds = [next(stream)["kind"] for _ in range(2)]
             assert 0 == child.wait().code
-        assert ["layer.create.intended.v1", "layer.created.v1"] == kinds
+        assert ["layer.create.intended.v2", "layer.created.v1"] == kinds
 
 
 def test_a_thread_may_watch_while_another_works(home: Path) -> None:

@@ -407,7 +407,7 @@ def test_dead_owners_operation_is_settled_by_the_living(store, home, worker):
     assert "c" == store.create("c", parent="p").id
     kinds = [entry.kind for entry in store.events() if entry.operation == operation.id]
     assert [
-        "layer.create.intended.v1",
+        "layer.create.intended.v2",
         "operation.claimed.v1",
         "layer.create.undone.v1",
     ] == kinds

@@ -1025,9 +1025,9 @@ def test_commits_are_as_durable_as_their_meaning(home, monkeypatch):
         monkeypatch.undo()
     normal, full = 1, 2
     assert {
-        ("layer.create.intended.v1", normal),
+        ("layer.create.intended.v2", normal),
         ("layer.created.v1", full),
-        ("layer.mount.intended.v1", normal),
+        ("layer.mount.intended.v2", normal),
         ("layer.mounted.v1", normal),
         ("hold.taken.v1", normal),
         ("hold.released.v1", normal),
@@ -1035,7 +1035,7 @@ def test_commits_are_as_durable_as_their_meaning(home, monkeypatch):
         ("layer.unmounted.v1", normal),
         ("layer.remove.intended.v1", normal),
         # A remove's outcome and the intent to empty the trash are one transaction.
-        ("trash.empty.intended.v1", full),
+        ("trash.empty.intended.v2", full),
         ("trash.emptied.v1", normal),
     } == set(seen)
 

@@ -18,6 +18,7 @@ from layerstore.errors import (
     InvalidOption,
     LayerExists,
     LayerHeld,
+    LayerstoreError,
     NotHeld,
     StoreClosed,
     StoreExists,
@@ -760,12 +761,16 @@ def test_bad_mount_labels_are_refused(store, label):
 
 
 def test_mount_label_that_the_kernel_refuses(store):
-    """A get whose label the kernel does not take fails in the kernel's words, and leaves nothing."""
+    """A get with a label says that this kernel has no SELinux, and leaves nothing."""
     store.create("a")
     store.create("b", parent="a", mount_label="no such context")
 
-    with pytest.raises(OSError, match="cannot mount an overlay"):
+    before = store.last_seq()
+    with pytest.raises(LayerstoreError, match="this kernel has no SELinux"):
         store.get("b")
+    with pytest.raises(LayerstoreError, match="'given'"):
+        store.get("b", mount_label="given")
+    assert before == store.last_seq()
     assert "merged" not in _files(store, "b")
     check_settled(store)
 
