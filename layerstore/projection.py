@@ -179,7 +179,9 @@ def _remove_intended(connection: Connection, row: RowFacts, event: e.LayerRemove
     connection.execute(sql.END_HOLDS, {"layer": event.layer, "holder": event.holder})
 
 
-def _removed(connection: Connection, row: RowFacts, event: e.LayerRemoved) -> None:
+def _removed(
+    connection: Connection, row: RowFacts, event: e.LayerRemoved | e.LayerForgotten
+) -> None:
     del row
     connection.execute(sql.END_HOLDS_ON, {"layer": event.layer})
     connection.execute(sql.DELETE_MOUNT, {"layer": event.layer})
@@ -250,6 +252,7 @@ _PROJECT: Final[Mapping[type[Any], Callable[[Connection, RowFacts, Any], None]]]
     e.LayerRemoved: _removed,
     e.LayerRemoveUndone: _remove_undone,
     e.LayerAdopted: _adopted,
+    e.LayerForgotten: _removed,
     e.LayerIsolated: _isolated,
     e.LayerRestored: _restored,
     e.OwnerDied: _owner_died,

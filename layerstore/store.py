@@ -28,10 +28,11 @@ from layerstore.errors import (
 )
 from layerstore.fs import layout
 from layerstore.journal import Transaction
+from layerstore.keeping import Keeping
 from layerstore.reader import Reader, check_not_newer, revision
 
 
-class Store(Reader):
+class Store(Keeping, Reader):
     """A store, opened to work with it; also everything that a Reader answers.
 
     Safe to use from many threads; not in a forked child, which opens it anew.
@@ -67,6 +68,7 @@ class Store(Reader):
         read_only: Literal[False] = False,
         timeout: float = 30,
         durability: str = "full",
+        this_is: str | None = None,
     ) -> Self: ...
 
     @overload
@@ -78,6 +80,7 @@ class Store(Reader):
         read_only: Literal[True],
         timeout: float = 30,
         durability: str = "full",
+        this_is: str | None = None,
     ) -> Reader: ...
 
     @classmethod
@@ -88,19 +91,24 @@ class Store(Reader):
         read_only: bool = False,
         timeout: float = 30,
         durability: str = "full",
+        this_is: str | None = None,
     ) -> Self | Reader:
         """Open a store and settle what dead owners left in it; `settled` says what that was.
 
         `timeout`: seconds that a verb waits for another before it raises Busy. `durability`:
         `full`, or `process` where a power cut may take acknowledged work. `read_only` gives a
-        Reader, which settles nothing. Raises NoStore, StoreDamaged, SchemaTooNew, Busy.
+        Reader, which settles nothing. `this_is`: what to do where the home is a copy of a store
+        that is still there; `copy` makes it a store of its own, `move` says that this is the store
+        now. Raises NoStore, StoreDamaged, StoreCopied, SchemaTooNew, Busy.
         """
         path = _absolute(home)
         if read_only:
             return Reader.open(path)
+        told = cls._adopt_if_copy(path, this_is, timeout) if this_is is not None else ()
         if durability not in set(m.Durability):
             raise InvalidArgument(f"The durability is 'full' or 'process', not {durability!r}.")
         opened = opening.open_store(path, timeout=timeout, durability=m.Durability(durability))
+        opened.settled[:0] = told
         return cls(path, opened, timeout=timeout)
 
     @classmethod

@@ -27,8 +27,8 @@ from unittest import mock
 
 import attrs
 
-from layerstore import codec
-from layerstore.fs import mount, mountinfo, trace, upper
+from layerstore import codec, place
+from layerstore.fs import layout, mount, mountinfo, trace, upper
 from layerstore.testing import dying_at, points
 from tests.crash import shim
 from tests.crash.invariants import Violation, judge, mend, mounts_below
@@ -157,6 +157,13 @@ class Snapshot:
                 os.setxattr(path, key, value)
         for layer in self.mounted:
             _mount(root, layer)
+        if (home / layout.PLACE_FILE).exists():
+            # It stands for the same directory, not for a copy of it.
+            record = place.recorded(home)
+            assert record is not None
+            now = place.here(home)
+            same = attrs.evolve(record, inode=now.inode, born=now.born)
+            (home / layout.PLACE_FILE).write_text(json.dumps(attrs.asdict(same)))
 
 
 def _mount(home: str, layer: str) -> None:

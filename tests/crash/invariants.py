@@ -20,6 +20,7 @@ from tests.crash.model import Create, Facts, State
 
 OWN_NAMES = {
     "store.json",
+    "place.json",
     "store.lock",
     "journal.db",
     "journal.db-wal",

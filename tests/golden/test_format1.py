@@ -21,6 +21,14 @@ from tests.golden import format1
 GONE_SINCE: set[str] = set()
 """Tags of the first format that are read by an upcast today, and written no more."""
 
+NEW_SINCE = {
+    "layer.forgotten.v1",
+    "store.copied.v1",
+    "store.moved.v1",
+    "store.restored.v1",
+}
+"""Tags that the first release did not have."""
+
 
 def entries() -> list[answers.Entry]:
     """The golden journal, decoded by today's code."""
@@ -61,7 +69,7 @@ def test_every_row_would_be_written_alike() -> None:
 def test_the_journal_has_every_kind_of_the_first_format() -> None:
     """Each tag that ends in v1 is in the golden journal, so that none can change unnoticed."""
     kinds = {row["kind"] for row in format1.journal()}
-    assert {tag for tag in TAGS if tag.endswith(".v1")} == kinds - GONE_SINCE
+    assert {tag for tag in TAGS if tag.endswith(".v1")} - NEW_SINCE == kinds - GONE_SINCE
 
 
 def test_the_fold_gives_the_golden_index() -> None:

@@ -106,7 +106,13 @@ def test_every_verb_gives_a_layer_a_state() -> None:
 
 def test_every_event_changes_a_table_or_says_that_it_does_not() -> None:
     """An event without a projection is an intent, an outcome, or one of those that only tell."""
-    telling = {e.StoreInitialized, e.StoreRebuilt}
+    telling = {
+        e.StoreInitialized,
+        e.StoreRebuilt,
+        e.StoreMoved,
+        e.StoreCopied,
+        e.StoreRestored,
+    }
     silent = set(TAGS.values()) - set(projection._PROJECT) - set(state.OUTCOMES) - telling
     assert set() == silent - set(state.VERB_OF_INTENT)
 
