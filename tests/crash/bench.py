@@ -33,7 +33,7 @@ from layerstore.testing import dying_at, points
 from tests.crash import shim
 from tests.crash.invariants import Violation, judge, mend, mounts_below
 from tests.crash.model import Create, Live, State, ladder, line
-from tests.crash.scenarios import SCENARIOS, TEMPLATES, Scenario
+from tests.crash.scenarios import LONG, SCENARIOS, TEMPLATES, Scenario
 
 BEGIN, END = "/fault-armed", "/fault-disarmed"
 """What is asked for, and is not there, around the part of a marked run that is counted."""
@@ -548,7 +548,7 @@ def in_child(work: Callable[[], Any]) -> None:
 def bench(name: str, patch: Patch = contextlib.nullcontext) -> Iterator[Bench]:
     """A bench for a scenario, in a directory of its own that is gone afterwards."""
     place = Path(tempfile.mkdtemp(prefix="layerstore-crash-", dir=base()))
-    made = Bench(place, SCENARIOS[name], patch)
+    made = Bench(place, {**SCENARIOS, **LONG}[name], patch)
     try:
         made.prepare()
         yield made
