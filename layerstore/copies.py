@@ -10,6 +10,7 @@ says which of the two it is, because nothing on the disk does.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,8 @@ from layerstore.fs.trace import trace
 from layerstore.journal import MARK_STEP, InFlight, Transaction
 from layerstore.reader import check_not_newer, revision
 from layerstore.recovery import Hands
+
+log = logging.getLogger("layerstore")
 
 MOVED, COPIED, RESTORED, BEHIND = "moved", "copied", "restored", "behind"
 STALE: Final = "stale"
@@ -79,11 +82,14 @@ def arrive(home: Path) -> None:
     if record is not None:
         announce(home, about.store_id, Arrival(MOVED, record.path, same_directory=same))
         trace("arrive:announce:after")
-        if not same:  # where it was it may live on, unseen from here
+        found = attrs.evolve(found, came_from=record.path)
+    try:
+        if record is not None and not same:  # where it was it may live on, unseen from here
             description.write(home, attrs.evolve(about, epoch=description.new_epoch()))
             trace("arrive:describe:after")
-        found = attrs.evolve(found, came_from=record.path)
-    place.write(home, found)
+        place.write(home, found)
+    except OSError as error:  # on a full disk a store has to open: the next one remembers it
+        log.warning("%s could not be written: %s", home / layout.PLACE_FILE, error)
 
 
 def announce(home: Path, store_id: str, arrival: Arrival, *, becomes: str = "") -> None:

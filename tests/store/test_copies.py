@@ -256,6 +256,22 @@ def test_two_processes_that_find_a_moved_home(
     assert 1 == kinds(moved).count("store.moved.v1")
 
 
+def test_a_place_that_cannot_be_written(pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk a store opens without remembering where it is, and the next open does."""
+    (pair / layout.PLACE_FILE).unlink()
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, "write", full)
+        with Store.open(pair) as store:
+            assert () == store.settled
+    assert not (pair / layout.PLACE_FILE).exists()
+    Store.open(pair).close()
+    assert (pair / layout.PLACE_FILE).exists()
+
+
 # --- copied -------------------------------------------------------------------------------------
 
 
