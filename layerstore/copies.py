@@ -247,7 +247,8 @@ def settle(hands: Hands) -> Iterator[m.Settled]:
         tx.execute(sql.DELETE_META, key=place.ARRIVED)
         trace("arrive:settle:before")
     trace("arrive:settle:after")
-    yield m.Settled(arrival.how, None, message)
+    what = "reverted" if arrival.how in (RESTORED, BEHIND) else arrival.how
+    yield m.Settled(what, None, message)
 
 
 def _told(hands: Hands, store_id: str, arrival: Arrival) -> tuple[e.Event, str]:

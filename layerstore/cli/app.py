@@ -27,7 +27,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-_TOLD: Final = frozenset({"failed", "moved", "copied", "restored", "behind"})
+_TOLD: Final = frozenset({"failed", "moved", "copied", "reverted"})
 """What a user is told of what an open settled, without asking."""
 
 

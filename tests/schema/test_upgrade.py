@@ -98,7 +98,7 @@ def test_the_copy_from_before_is_restored(old_home: Path, newer_package: str) ->
         store.create("late", parent="base")
         last = store.last_seq()
     settled = Store.restore(old_home, saved(old_home))
-    assert ["restored", "adopted"] == [item.what for item in settled if item.what != "released"]
+    assert ["reverted", "adopted"] == [item.what for item in settled if item.what != "released"]
     rows = look(database(old_home))[1]
     assert {(newer_package,)} == set(rows["alembic_version"])
     with Store.open(old_home) as store:

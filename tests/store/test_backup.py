@@ -153,7 +153,7 @@ def test_a_restored_database_and_the_tree(pair: Path) -> None:
     settled = Store.restore(pair, copy)
     assert ["again", "gone"] == sorted(str(i.layer) for i in settled if i.what == "forgotten")
     assert ["again", "late"] == sorted(str(i.layer) for i in settled if i.what == "adopted")
-    assert "restored" == settled[0].what
+    assert "reverted" == settled[0].what
     assert tree == snapshot(pair)
     with Store.open(pair) as store:
         assert () == store.settled
@@ -291,7 +291,7 @@ def test_a_database_that_was_put_back_by_hand(pair: Path) -> None:
     description.write(pair, attrs.evolve(about, high_water=7 * MARK_STEP))
     with Store.open(pair) as store:
         store.get("p", holder="docker")
-        assert ["behind"] == [item.what for item in store.settled]
+        assert ["reverted"] == [item.what for item in store.settled]
         assert 7 * MARK_STEP < next(store.rows(kind="store.restored"))["seq"]
         assert description.read(pair).epoch != about.epoch
         check_settled(store)
