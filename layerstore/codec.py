@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 TAGS: Final[dict[str, type[Any]]] = {
     "store.initialized.v1": e.StoreInitialized,
     "store.rebuilt.v1": e.StoreRebuilt,
+    "store.moved.v1": e.StoreMoved,
+    "store.copied.v1": e.StoreCopied,
+    "store.restored.v1": e.StoreRestored,
     "journal.compacted.v1": e.JournalCompacted,
     "layer.create.intended.v2": e.LayerCreateIntended,
     "layer.created.v1": e.LayerCreated,
@@ -43,6 +46,7 @@ TAGS: Final[dict[str, type[Any]]] = {
     "trash.emptied.v1": e.TrashEmptied,
     "trash.empty.undone.v1": e.TrashEmptyUndone,
     "layer.adopted.v2": e.LayerAdopted,
+    "layer.forgotten.v1": e.LayerForgotten,
     "layer.isolated.v1": e.LayerIsolated,
     "layer.restored.v1": e.LayerRestored,
     "tree.correct.intended.v2": e.TreeCorrectIntended,

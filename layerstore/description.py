@@ -71,6 +71,11 @@ def _checked(found: Description) -> Description:
     return found
 
 
+def new_epoch() -> str:
+    """A name for the numbers that follow: (epoch, seq) means one event for ever."""
+    return os.urandom(8).hex()
+
+
 def write(home: Path, description: Description) -> None:
     """Replace `store.json`, durably."""
     text = json.dumps(attrs.asdict(description), indent=2) + "\n"

@@ -13,6 +13,7 @@
     ├── Refused                        13   the store's rules forbid it now
     │   ├── StoreExists
     │   ├── NotAStoresPlace
+    │   ├── StoreCopied
     │   ├── LayerExists
     │   ├── HasChildren
     │   ├── LayerHeld
@@ -122,6 +123,21 @@ class StoreExists(Refused):
 
 class NotAStoresPlace(Refused):
     """The directory holds what is not a store's: it is not made one by accident."""
+
+
+class StoreCopied(Refused):
+    """Two stores with one id: only their user knows which is which."""
+
+    def __init__(self, home: str, original: str, store_id: str) -> None:
+        super().__init__(
+            f"{home} is a copy of the store at {original}, which is still there: both are store "
+            f"{store_id}.",
+            hint="'layerstore db adopt-copy' makes this one a store of its own; 'layerstore db "
+            "adopt-move' says that this is the store and the other one is not used any more.",
+        )
+        self.home = home
+        self.original = original
+        self.store_id = store_id
 
 
 class LayerExists(Refused):

@@ -46,6 +46,36 @@ class JournalCompacted:
     archive: str
 
 
+@attrs.frozen
+class StoreMoved:
+    """The store was found in another directory than the one that it was last opened in."""
+
+    store_id: str
+    came_from: str
+    moved_to: str
+    same_directory: bool
+    """It was renamed, or mounted elsewhere, with everything in it."""
+
+
+@attrs.frozen
+class StoreCopied:
+    """A copy became a store of its own; the events before this one are of the store it was."""
+
+    store_id: str
+    copy_of: str
+    """The id of the other store, which goes on where it is."""
+    came_from: str
+
+
+@attrs.frozen
+class StoreRestored:
+    """An older database was put in place: what happened after it was made is not in the journal."""
+
+    store_id: str
+    source: str
+    """The file it came from; empty where nobody said so, and the numbers of events showed it."""
+
+
 # --- create ---------------------------------------------------------------------------------
 
 
@@ -256,6 +286,14 @@ class LayerAdopted:
 
 
 @attrs.frozen
+class LayerForgotten:
+    """A layer of the index whose directory and link were removed while nothing was journaled."""
+
+    layer: str
+    reason: str
+
+
+@attrs.frozen
 class LayerIsolated:
     layer: str
     damage: str
@@ -342,11 +380,15 @@ Single = (
     StoreInitialized
     | StoreRebuilt
     | JournalCompacted
+    | StoreMoved
+    | StoreCopied
+    | StoreRestored
     | HoldTaken
     | HoldReleased
     | HoldsEnded
     | MountFound
     | LayerAdopted
+    | LayerForgotten
     | LayerIsolated
     | LayerRestored
     | OwnerDied

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import attrs
 
-from layerstore import codec, description, opening, recovery
+from layerstore import codec, copies, description, opening, place, recovery, restoring
 from layerstore import events as e
 from layerstore import model as m
 from layerstore.db import engine
@@ -48,7 +48,7 @@ def initialize(home: Path, *, max_depth: int) -> None:
             raise
         about = description.Description(
             store_id=os.urandom(16).hex(),
-            epoch=os.urandom(8).hex(),
+            epoch=description.new_epoch(),
             format=description.FORMAT,
             max_depth=max_depth,
             high_water=0,
@@ -56,6 +56,7 @@ def initialize(home: Path, *, max_depth: int) -> None:
         _new_database(home, about, e.StoreInitialized(about.store_id, max_depth))
         durable.sync_directory(os.fspath(home))
         durable.sync_directory(os.fspath(home.parent))
+        place.write(home, place.here(home))
         description.write(home, about)
 
 
@@ -165,7 +166,7 @@ def _new_database(home: Path, about: description.Description, first: e.Event) ->
     engine.create(
         os.fspath(fresh),
         revision=sql.REVISION,
-        meta={"store_id": about.store_id, opening.COMPARE: "needed"},
+        meta={"store_id": about.store_id, place.COMPARE: "needed"},
         first={
             "epoch": about.epoch,
             "operation": None,
@@ -190,9 +191,43 @@ def rebuild(home: Path, *, timeout: float) -> list[m.Settled]:
         _refuse_foreign(home)
     _make_own(home)
     with locks.store_to_oneself(os.fspath(home / layout.STORE_LOCK), timeout=timeout):
+        restoring.finish(home)
         about = _description_anew(home)
+        copies.refuse_copy(home, about)
         _new_database(home, about, e.StoreRebuilt(about.store_id, "asked for"))
         description.write(home, about)
+    opened = opening.open_store(home, timeout=timeout, durability=m.Durability.FULL)
+    opened.close()
+    return opened.settled
+
+
+def adopt(home: Path, this_is: str, *, timeout: float) -> list[m.Settled]:
+    """Tell a copy what it is: a store of its own from now on, or the store itself, which moved."""
+    if this_is not in ("copy", "move"):
+        raise InvalidArgument(f"This home is a 'copy' or a 'move', not {this_is!r}.")
+    about = description.read(home)
+    with locks.store_to_oneself(os.fspath(home / layout.STORE_LOCK), timeout=timeout):
+        restoring.finish(home)
+        if this_is == "copy":
+            copies.check_copy(home)
+        else:
+            copies.check_move(home)
+        if not copies.is_usable(home):
+            _new_database(home, about, e.StoreRebuilt(about.store_id, "the copy was not whole"))
+        if this_is == "copy":
+            names = {"store_id": os.urandom(16).hex(), "epoch": description.new_epoch()}
+            copies.begin_another(home, **names)
+        else:
+            copies.carry_on(home)
+    opened = opening.open_store(home, timeout=timeout, durability=m.Durability.FULL)
+    opened.close()
+    return opened.settled
+
+
+def restore(home: Path, source: Path, *, timeout: float) -> list[m.Settled]:
+    """Put a copy of the database in place, and compare it with the tree, which is not touched."""
+    description.read(home)
+    restoring.restore(home, source, timeout=timeout)
     opened = opening.open_store(home, timeout=timeout, durability=m.Durability.FULL)
     opened.close()
     return opened.settled
@@ -201,11 +236,11 @@ def rebuild(home: Path, *, timeout: float) -> list[m.Settled]:
 def _description_anew(home: Path) -> description.Description:
     """The same store in a new epoch; a new one where its description is lost too."""
     try:
-        return attrs.evolve(description.read(home), epoch=os.urandom(8).hex())
+        return attrs.evolve(description.read(home), epoch=description.new_epoch())
     except LayerstoreError:
         return description.Description(
             store_id=os.urandom(16).hex(),
-            epoch=os.urandom(8).hex(),
+            epoch=description.new_epoch(),
             format=description.FORMAT,
             max_depth=m.DEFAULT_DEPTH,
             high_water=0,
@@ -217,15 +252,15 @@ def _set_aside(home: Path) -> None:
 
     Database first: as long as it is not gone, its archives are where it looks for them.
     """
-    place = home / layout.QUARANTINE / recovery.new_name()
+    aside = home / layout.QUARANTINE / recovery.new_name()
     for name in (*(layout.DATABASE + suffix for suffix in ("", "-wal", "-shm")), layout.ARCHIVES):
         path = home / name
         if path.exists():
-            place.mkdir(mode=layout.PRIVATE_MODE, exist_ok=True)
-            path.rename(place / path.name)
-    if place.exists():
+            aside.mkdir(mode=layout.PRIVATE_MODE, exist_ok=True)
+            path.rename(aside / path.name)
+    if aside.exists():
         note = (
             "The database that 'layerstore db rebuild' replaced, with the archives of its older "
             "events.\nDelete it when it is not needed.\n"
         )
-        (place / "NOTE").write_text(note)
+        (aside / "NOTE").write_text(note)

@@ -226,7 +226,8 @@ class Settled:
 
     what: str
     """`undone`, `finished`, `released`, `unmounted`, `adopted`, `isolated`, `corrected`,
-    `restored`, `left`, `failed`."""
+    `restored`, `forgotten`, `left`, `failed`; about the store itself `moved`, `copied`, and `reverted`
+    to an older database."""
     layer: str | None
     message: str
     operation: str | None = None

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import attrs
 
-from layerstore import description, recovery, rows
+from layerstore import copies, description, place, recovery, rows
 from layerstore import model as m
 from layerstore.db import engine
 from layerstore.db import statements as sql
@@ -70,10 +70,9 @@ def now() -> int:
     return time.time_ns() // 1000
 
 
+_READY = os.path.basename(layout.READY)
 NEW_DATABASE = "journal.db.new"
 """Where a new database is made before it gets its name."""
-COMPARE = "compare"
-"""The row of `meta` that asks the next open for a comparison with the tree."""
 
 
 def probe_home(home: Path, *, insist: bool) -> None:
@@ -107,13 +106,14 @@ def open_store(
     options: Options = NO_OPTIONS,
 ) -> Opened:
     """Open a store for writing, and settle what dead owners left."""
-    description.read(home)  # there is a store
+    copies.refuse_copy(home, description.read(home))  # there is a store, and it is not another's
     _check_writable(home)
     _prepare(home, options)
     shared, database = _open_current(home, timeout=timeout)
     try:
         about = description.read(home)
         check_database(database, about)
+        about = copies.restart_numbers(home, database, about)
         opened = _become_owner(home, about, database, shared, durability)
     except BaseException:
         _let_go(shared, database)
@@ -140,6 +140,16 @@ def _prepare(home: Path, options: Options) -> None:
         if (found.st_gid, found.st_mode & 0o7777) != (options.gid, layout.HOME_MODE):
             os.chown(home, -1, options.gid)
             home.chmod(layout.HOME_MODE)
+
+
+def _alone(home: Path) -> None:
+    """What an open does first where nobody else has the store open."""
+    if any(name.startswith(_READY) for name in os.listdir(home / layout.OWN)):
+        from layerstore import restoring
+
+        restoring.finish(home)
+    copies.arrive(home)
+    _sweep_own(home)
 
 
 def _sweep_own(home: Path) -> None:
@@ -189,7 +199,7 @@ def _open_current(home: Path, *, timeout: float) -> tuple[locks.SharedStoreLock,
 
 def _open_database(home: Path, *, timeout: float) -> tuple[locks.SharedStoreLock, engine.Database]:
     shared = locks.SharedStoreLock(
-        os.fspath(home / layout.STORE_LOCK), timeout=timeout, alone=lambda: _sweep_own(home)
+        os.fspath(home / layout.STORE_LOCK), timeout=timeout, alone=lambda: _alone(home)
     )
     try:
         database = engine.Database(
@@ -301,19 +311,21 @@ def settle(hands: recovery.Hands) -> list[m.Settled]:
     owners = [rows.owner(row) for row in hands.journal.database.read(sql.SELECT_OPEN_OWNERS)]
     others = [owner for owner in owners if owner.id != me.owner]
     dead = [owner for owner in others if not hands.is_alive(owner.id)]
-    settled = list(recovery.settle_operations(hands))
+    settled = list(copies.settle(hands))
+    settled += recovery.settle_operations(hands)
     mount_id = mountinfo.mount_id(hands.home)
     elsewhere = [o for o in dead if (o.boot_id, o.mount_id) != (me.boot_id, mount_id)]
     alone = len(dead) == len(others)
-    meta = hands.journal.database.read(sql.SELECT_META)
-    asked = any(key == COMPARE for key, _ in meta)
+    asked = engine.meta(hands.journal.database).get(place.COMPARE)
+    if asked == copies.STALE:
+        settled += copies.forget_removed(hands)
     if asked or (elsewhere and alone):
         from layerstore import comparison
 
         settled += comparison.compare(hands)
     if asked:
         with hands.journal.transaction(full=True) as transaction:
-            transaction.execute(sql.DELETE_META, key=COMPARE)
+            transaction.execute(sql.DELETE_META, key=place.COMPARE)
     # One that died before this boot is buried only by who compared the tree after it.
     for owner in dead:
         if alone or owner not in elsewhere:

@@ -196,9 +196,20 @@ def _removed(connection: Connection, row: RowFacts, event: e.LayerRemoved) -> No
     assert row.operation is not None
     place = {"layer": event.layer, "place": layout.trash(row.operation)}
     connection.execute(sql.MOVE_PROJECT, place)
-    connection.execute(sql.END_HOLDS_ON, {"layer": event.layer})
-    connection.execute(sql.DELETE_MOUNT, {"layer": event.layer})
-    connection.execute(sql.DELETE_LAYER, {"id": event.layer})
+    _drop(connection, event.layer)
+
+
+def _forgotten(connection: Connection, row: RowFacts, event: e.LayerForgotten) -> None:
+    """Its files are gone, and with them what its project id was for."""
+    del row
+    connection.execute(sql.DELETE_PROJECT, {"layer": event.layer})
+    _drop(connection, event.layer)
+
+
+def _drop(connection: Connection, layer: str) -> None:
+    connection.execute(sql.END_HOLDS_ON, {"layer": layer})
+    connection.execute(sql.DELETE_MOUNT, {"layer": layer})
+    connection.execute(sql.DELETE_LAYER, {"id": layer})
 
 
 def _emptied(connection: Connection, row: RowFacts, event: e.TrashEmptied) -> None:
@@ -275,6 +286,7 @@ _PROJECT: Final[Mapping[type[Any], Callable[[Connection, RowFacts, Any], None]]]
     e.LayerRemoveUndone: _remove_undone,
     e.TrashEmptied: _emptied,
     e.LayerAdopted: _adopted,
+    e.LayerForgotten: _forgotten,
     e.LayerIsolated: _isolated,
     e.LayerRestored: _restored,
     e.OwnerDied: _owner_died,

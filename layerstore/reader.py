@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from layerstore import archives, description, rows
+from layerstore import archives, description, place, rows
 from layerstore import model as m
 from layerstore.chronicle import Chronicle
 from layerstore.db import engine
@@ -52,12 +52,13 @@ def check_database(database: engine.ReadDatabase, about: description.Description
             f"{database.path} has the older schema {stored}.",
             hint="Any command that writes upgrades it, and so does 'layerstore db upgrade'.",
         )
-    meta = {row[0]: row[1] for row in database.read(sql.SELECT_META)}
+    meta = engine.meta(database)
     if meta.get("store_id") != about.store_id:
         raise StoreDamaged(
             f"{database.path} belongs to store {meta.get('store_id')}, and this is store "
             f"{about.store_id}.",
-            hint="Put the right database back, or let 'layerstore db rebuild' make it anew.",
+            hint="'layerstore db restore' puts a copy of the right one in place, and 'layerstore "
+            "db rebuild' makes it anew.",
         )
 
 
@@ -95,6 +96,21 @@ class Reader(Chronicle):
             database.close()
             raise
         return cls(path, about, database)
+
+    def original(self) -> Path | None:
+        """Where the store is that this home is a copy of; None if it is the store itself."""
+        return place.original(self.home, self._about.store_id)
+
+    def backup(self, target: str | os.PathLike[str]) -> None:
+        """Write a copy of the database to a file that does not exist; the store may be in use.
+
+        It is of one moment, synced, of mode 0600, and `Store.restore` takes it. Raises
+        InvalidArgument where the file exists or is inside a store.
+        """
+        from layerstore import backup
+
+        self._read(sql.SELECT_META)  # it is open, and in its own process
+        backup.backup(self.home, Path(os.path.abspath(target)))
 
     # --- layers and chains --------------------------------------------------------------------
 
@@ -379,6 +395,7 @@ class Reader(Chronicle):
                 f"SQLite {engine.SQLITE_VERSION} has the WAL-reset race (fixed in 3.51.3): "
                 "writers take turns by a lock file"
             )
+        yield from place.warnings(self.home, self._about.store_id)
         if probes.get("upper_probe") is False:
             yield "this kernel does not say whether an upper directory is in use"
         if probes.get("problem"):

@@ -29,10 +29,11 @@ from layerstore.errors import (
 )
 from layerstore.fs import layout
 from layerstore.journal import Transaction
+from layerstore.keeping import Keeping
 from layerstore.reader import Reader, check_not_newer, revision
 
 
-class Store(compaction.Compacting):
+class Store(compaction.Compacting, Keeping):
     """A store, opened to work with it; also everything that a Reader answers.
 
     Safe to use from many threads; not in a forked child, which opens it anew.
@@ -76,6 +77,7 @@ class Store(compaction.Compacting):
         options: o.OptionTexts | None = None,
         uid_maps: Iterable[o.MapEntry] | None = None,
         gid_maps: Iterable[o.MapEntry] | None = None,
+        this_is: str | None = None,
     ) -> Self: ...
 
     @overload
@@ -87,6 +89,7 @@ class Store(compaction.Compacting):
         read_only: Literal[True],
         timeout: float = 30,
         durability: str = "full",
+        this_is: str | None = None,
     ) -> Reader: ...
 
     @classmethod
@@ -102,21 +105,25 @@ class Store(compaction.Compacting):
         options: o.OptionTexts | None = None,
         uid_maps: Iterable[o.MapEntry] | None = None,
         gid_maps: Iterable[o.MapEntry] | None = None,
+        this_is: str | None = None,
     ) -> Self | Reader:
         """Open a store and settle what dead owners left in it; `settled` says what that was.
 
         `timeout`: seconds that a verb waits for another before it raises Busy. `durability`:
         `full`, or `process` where a power cut may take acknowledged work. `read_only` gives a
-        Reader, which settles nothing. `compact_above`: where the journal has more events (0: any
-        number), old ones go to an archive between two verbs, of which `keep_archives` are kept.
-        Raises NoStore, StoreDamaged, SchemaTooNew, Busy.
+        Reader, which settles nothing. `this_is`: what to do where the home is a copy of a store
+        that is still there; `copy` makes it a store of its own, `move` says that this is the store
+        now. Raises NoStore, StoreDamaged, StoreCopied, SchemaTooNew, Busy.
 
-        `options`, `uid_maps`, `gid_maps` are what Docker's Init gives; `layerstore.options` has
-        their forms. New directories belong to what stands for id 0. Raises InvalidOption.
+        `compact_above`: where the journal has more events (0: any number), old ones go to an
+        archive between two verbs, of which `keep_archives` are kept. `options`, `uid_maps`,
+        `gid_maps` are what Docker's Init gives; `layerstore.options` has their forms. New
+        directories belong to what stands for id 0. Raises InvalidOption.
         """
         path = _absolute(home)
         if read_only:
             return Reader.open(path)
+        told = cls._adopt_if_copy(path, this_is, timeout) if this_is is not None else ()
         if durability not in set(m.Durability):
             raise InvalidArgument(f"The durability is 'full' or 'process', not {durability!r}.")
         compaction.check_limits(compact_above, keep_archives)
@@ -124,6 +131,7 @@ class Store(compaction.Compacting):
         opened = opening.open_store(
             path, timeout=timeout, durability=m.Durability(durability), options=wanted
         )
+        opened.settled[:0] = told
         store = cls(path, opened, timeout=timeout, options=wanted)
         store.keep_compact(opened.hands, above=compact_above, keep_archives=keep_archives)
         return store

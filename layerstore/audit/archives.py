@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from layerstore import archives, replay
+from layerstore import archives, place, replay
 from layerstore import model as m
 from layerstore.archives import Archive, Part
 from layerstore.db import statements as sql
@@ -88,8 +88,7 @@ def _problems(view: View, archive: Archive, after: Archive | None, cut: int) -> 
                 yield f"SQLite says: {message}"
         about = database.meta()
         wanted = {"first": str(archive.first), "last": str(archive.last)}
-        ((store_id,),) = view.reader.ask(sql.SELECT_META_OF, key="store_id")
-        if about.get("store_id") != store_id:
+        if about.get("store_id") not in _known_ids(view):
             yield f"it is of store {about.get('store_id')}"
         elif {name: about.get(name) for name in wanted} != wanted:
             yield f"it says that it has events {about.get('first')} to {about.get('last')}"
@@ -101,6 +100,12 @@ def _problems(view: View, archive: Archive, after: Archive | None, cut: int) -> 
                 yield "its events do not fold to the snapshot that follows"
     finally:
         database.close()
+
+
+def _known_ids(view: View) -> set[str]:
+    """Of this store, and of those that it is a copy of: a copy has their archives."""
+    meta = {row[0]: row[1] for row in view.reader.ask(sql.SELECT_META)}
+    return {meta["store_id"], *meta.get(place.FORMER_IDS, "").split()}
 
 
 def _fold(database: Frozen, archive: Archive) -> list[Part]:

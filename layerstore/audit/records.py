@@ -16,10 +16,21 @@ if TYPE_CHECKING:
 
 def check(view: View) -> Iterator[m.Finding]:
     """Everything about rows."""
+    yield from _place(view)
     yield from _integrity(view)
     yield from _projection(view)
     yield from _operations(view)
     yield from _leftovers(view)
+
+
+def _place(view: View) -> Iterator[m.Finding]:
+    original = view.reader.original()
+    if original is not None:
+        yield m.Finding(
+            "copied-store",
+            m.Severity.NOTE,
+            f"this home is a copy of the store at {original}, with the same id",
+        )
 
 
 def _integrity(view: View) -> Iterator[m.Finding]:

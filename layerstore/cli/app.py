@@ -27,6 +27,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+_TOLD: Final = frozenset({"failed", "moved", "copied", "reverted"})
+"""What a user is told of what an open settled, without asking."""
+
+
 @attrs.define
 class App:
     """One run of the program."""
@@ -88,7 +92,8 @@ class App:
         if done and not self.out.verbose:
             what = many(done, "thing that was", "things that were")
             self.out.note(f"layerstore: recovery settled {what} left open (-v lists them)")
-        for item in settled if self.out.verbose else failed:
+        told = [item for item in settled if item.what in _TOLD]
+        for item in settled if self.out.verbose else told:
             word = "recovery failed" if item.what == "failed" else "recovery"
             self.out.note(f"layerstore: {word}: {clean(item.message)}")
 

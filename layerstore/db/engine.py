@@ -84,6 +84,44 @@ def create(
         connection.close()
 
 
+def vacuum_into(path: str, target: str, *, timeout: float) -> None:
+    """A copy of a database with everything that its WAL holds; `target` is absent or empty.
+
+    The database may be in use: the copy is of one moment. It is not synced.
+    """
+    connection = connect(path, read_only=True, timeout=timeout)
+    try:
+        connection.execute("PRAGMA query_only=OFF")  # SQLite counts a new file as a change
+        connection.execute("VACUUM INTO ?", (target,))
+    except DriverError as error:
+        raise explain(path, error) from error
+    finally:
+        connection.close()
+
+
+def restart_numbers(connection: Connection, mark: int) -> None:
+    """Let the next event get a number above `mark`, and above every number that it ever gave out."""
+    connection.execute(
+        "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = 'events'", (mark,)
+    )
+    if not connection.execute("SELECT 1 FROM sqlite_sequence WHERE name = 'events'").fetchall():
+        connection.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('events', ?)", (mark,))
+
+
+def meta(database: ReadDatabase) -> dict[str, str]:
+    """What the database says about itself."""
+    return {row[0]: row[1] for row in database.read(sql.SELECT_META)}
+
+
+def last_number(database: ReadDatabase) -> int:
+    """The highest number that an event was ever given, also one that is gone from the table."""
+    return int(
+        database.read("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'events'")[0][
+            0
+        ]
+    )
+
+
 def scratch() -> Connection:
     """An empty database with the packaged schema in memory, for folding events anew."""
     connection = driver.connect(":memory:", isolation_level=None, check_same_thread=False)

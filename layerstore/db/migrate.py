@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import alembic.command
 import alembic.config
+import alembic.script
 import alembic.util
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
@@ -56,6 +57,14 @@ def copy(path: str, target: str) -> None:
         os.close(descriptor)
     os.rename(temporary, target)
     durable.sync_directory(os.path.dirname(target))
+
+
+def knows(revision: str) -> bool:
+    """Whether there is a way from this revision to the packaged one."""
+    config = alembic.config.Config()
+    config.set_main_option("script_location", SCRIPTS)
+    scripts = alembic.script.ScriptDirectory.from_config(config)
+    return any(script.revision == revision for script in scripts.walk_revisions())
 
 
 def upgrade(path: str, *, revision: str = "head") -> str:

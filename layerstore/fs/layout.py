@@ -11,6 +11,7 @@
     │   └── merged/                       only while mounted
     └── .layerstore/
         ├── store.json                    store id, format, epoch, settings, high-water mark of seq
+        ├── place.json                   which directory this was, to know a copy by
         ├── store.lock                    held shared by every owner, exclusively by rebuild and migration
         ├── journal.db (+ -wal, -shm)     0600
         ├── archive/<first>-<last>.db     events that were moved out of it; never changed
@@ -30,8 +31,11 @@ from typing import Final
 LINKS: Final = "l"
 OWN: Final = ".layerstore"
 STORE_FILE: Final = f"{OWN}/store.json"
+PLACE_FILE: Final = f"{OWN}/place.json"
 STORE_LOCK: Final = f"{OWN}/store.lock"
 DATABASE: Final = f"{OWN}/journal.db"
+READY: Final = f"{DATABASE}.restored-"
+"""How the name of a database begins that is to take the place of the present one."""
 WRITE_LOCK: Final = f"{OWN}/write.lock"
 ARCHIVES: Final = f"{OWN}/archive"
 COMPACT_LOCK: Final = f"{OWN}/compact.lock"

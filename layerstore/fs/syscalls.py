@@ -54,6 +54,7 @@ AT_NO_AUTOMOUNT = 0x800
 AT_EMPTY_PATH = 0x1000
 # statx(2)
 STATX_BASIC_STATS = 0x7FF
+STATX_BTIME = 0x800
 STATX_MNT_ID = 0x1000
 STATX_MNT_ID_UNIQUE = 0x4000
 STATX_ATTR_MOUNT_ROOT = 0x2000
@@ -78,7 +79,8 @@ class Statx(NamedTuple):
     """What statx said of a file.
 
     ``tells_root``: this kernel fills in ``mount_root`` (Linux 5.8). ``unique``: ``mnt_id`` is the
-    64-bit one, never used twice in one boot (Linux 6.8).
+    64-bit one, never used twice in one boot (Linux 6.8). ``born``: nanoseconds since 1970, 0 where
+    the file system does not keep it.
     """
 
     mount_root: bool
@@ -88,6 +90,7 @@ class Statx(NamedTuple):
     mode: int
     ino: int
     dev: int
+    born: int
 
 
 class Statmount(NamedTuple):
@@ -225,13 +228,14 @@ def statx(path: str | int, *, dir_fd: int = AT_FDCWD) -> Statx:
     at, text = (path, b"") if isinstance(path, int) else (dir_fd, _bytes(path))
     if isinstance(path, int):
         flags |= AT_EMPTY_PATH
-    mask = STATX_BASIC_STATS | STATX_MNT_ID | STATX_MNT_ID_UNIQUE
+    mask = STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID | STATX_MNT_ID_UNIQUE
     buffer = ctypes.create_string_buffer(256)
     _call("statx", at, text, flags, ctypes.c_uint(mask), buffer, path=name)
     got, _, attributes = struct.unpack_from("=IIQ", buffer, 0)
     (mode,) = struct.unpack_from("=H", buffer, 28)
     (ino,) = struct.unpack_from("=Q", buffer, 32)
     (supported,) = struct.unpack_from("=Q", buffer, 56)
+    seconds, nanoseconds = struct.unpack_from("=qI", buffer, 80)
     major, minor, mnt_id = struct.unpack_from("=IIQ", buffer, 136)
     return Statx(
         mount_root=bool(attributes & STATX_ATTR_MOUNT_ROOT),
@@ -241,6 +245,7 @@ def statx(path: str | int, *, dir_fd: int = AT_FDCWD) -> Statx:
         mode=mode,
         ino=ino,
         dev=os.makedev(major, minor),
+        born=seconds * 1_000_000_000 + nanoseconds if got & STATX_BTIME else 0,
     )
 
 

@@ -29,13 +29,13 @@ from unittest import mock
 
 import attrs
 
-from layerstore import codec
-from layerstore.fs import mount, mountinfo, trace, upper
+from layerstore import codec, place
+from layerstore.fs import layout, mount, mountinfo, trace, upper
 from layerstore.testing import dying_at, points
 from tests.crash import shim
 from tests.crash.invariants import Violation, judge, mend, mounts_below
 from tests.crash.model import Create, Live, State, ladder, line
-from tests.crash.scenarios import SCENARIOS, TEMPLATES, Scenario
+from tests.crash.scenarios import LONG, SCENARIOS, TEMPLATES, Scenario
 
 BEGIN, END = "/fault-armed", "/fault-disarmed"
 """What is asked for, and is not there, around the part of a marked run that is counted."""
@@ -159,6 +159,13 @@ class Snapshot:
                 os.setxattr(path, key, value)
         for layer in self.mounted:
             _mount(root, layer)
+        if (home / layout.PLACE_FILE).exists():
+            # It stands for the same directory, not for a copy of it.
+            record = place.recorded(home)
+            assert record is not None
+            now = place.here(home)
+            same = attrs.evolve(record, inode=now.inode, born=now.born)
+            (home / layout.PLACE_FILE).write_text(json.dumps(attrs.asdict(same)))
 
 
 def _mount(home: str, layer: str) -> None:
@@ -563,7 +570,8 @@ def bench(
     `every`: work with every home after its death, also with one that is the same as another.
     """
     place = Path(tempfile.mkdtemp(prefix="layerstore-crash-", dir=base()))
-    made = Bench(place, SCENARIOS[name], patch, known=None if every else Counter())
+    scenarios = {**SCENARIOS, **LONG}
+    made = Bench(place, scenarios[name], patch, known=None if every else Counter())
     try:
         made.prepare()
         yield made

@@ -17,14 +17,16 @@ from typing import Final
 from layerstore import Reader, Store, archives, replay
 from layerstore import model as m
 from layerstore.audit import audit
-from layerstore.errors import LayerHeld, NoStore, StoreDamaged
+from layerstore.errors import LayerHeld, NoStore, StoreCopied, StoreDamaged
 from layerstore.fs import layout, mountinfo
 from tests.crash.model import Create, Facts, State
 
 OWN_NAMES = {
     "store.json",
+    "place.json",
     "store.lock",
     "journal.db",
+    "journal.db.before-0001",
     "journal.db-wal",
     "journal.db-shm",
     "write.lock",
@@ -51,7 +53,7 @@ def require(holds: bool, message: str) -> None:
 def mend(home: Path, how: str) -> tuple[m.Settled, ...]:
     """Open and close the store, as a user does after a death; what recovery settled.
 
-    `how`: where an initialization or a rebuild died, its user does that again.
+    `how`: where an initialization, a rebuild or an adoption died, its user does that again.
     """
     try:
         store = Store.open(home, timeout=20)
@@ -59,6 +61,11 @@ def mend(home: Path, how: str) -> tuple[m.Settled, ...]:
         if how != "initialize":
             raise
         Store.initialize(home)
+        store = Store.open(home, timeout=20)
+    except StoreCopied:
+        if how != "adopt":
+            raise
+        Store.adopt(home, this_is="copy")
         store = Store.open(home, timeout=20)
     except StoreDamaged:
         if how != "rebuild":

@@ -18,8 +18,9 @@ from typing import Any
 import attrs
 
 from layerstore import Store
+from layerstore.db import engine
 from layerstore.errors import LayerstoreError
-from layerstore.fs import trace
+from layerstore.fs import layout, trace
 from layerstore.testing import die, hooked
 from tests.crash import shim
 
@@ -157,6 +158,49 @@ class Rebuild(Verb):
 
     def act(self, live: Live) -> dict[str, Any]:
         Store.rebuild(live.home)
+        return {}
+
+
+SAVED = f"{layout.DATABASE}.before-0001"
+"""Where a copy of the database lies from before an upgrade; here as if there had been one."""
+
+
+@attrs.frozen
+class Save(Verb):
+    def act(self, live: Live) -> dict[str, Any]:
+        path = os.fspath(live.home / layout.DATABASE)
+        engine.vacuum_into(path, os.fspath(live.home / SAVED), timeout=20)
+        return {}
+
+
+@attrs.frozen
+class Restore(Verb):
+    """`db restore` of what Save saved: what was made since is taken in, and what was removed dropped."""
+
+    since: tuple[str, ...]
+
+    def states(self, before: State) -> list[State]:
+        layers = {
+            name: Facts(parent=facts.parent) if name in self.since else facts
+            for name, facts in before.layers.items()
+        }
+        holds = {(layer, "unknown"): 1 for layer in before.mounted()}
+        return [State(layers, holds, before.files)]
+
+    def act(self, live: Live) -> dict[str, Any]:
+        Store.restore(live.home, live.home / SAVED)
+        return {}
+
+
+@attrs.frozen
+class Adopt(Verb):
+    """`db adopt-copy` of a home whose mounts and holders are the original's."""
+
+    def states(self, before: State) -> list[State]:
+        return [before.without_holds(lambda layer, holder: True)]
+
+    def act(self, live: Live) -> dict[str, Any]:
+        Store.adopt(live.home, this_is="copy")
         return {}
 
 

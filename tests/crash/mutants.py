@@ -21,7 +21,16 @@ from unittest import mock
 
 import attrs
 
-from layerstore import archiving, comparison, opening, plan, projection, recovery, rows, state
+from layerstore import (
+    archiving,
+    comparison,
+    place,
+    plan,
+    projection,
+    recovery,
+    rows,
+    state,
+)
 from layerstore import events as e
 from layerstore.db import statements as sql
 from layerstore.fs import durable, layout, perform
@@ -191,7 +200,7 @@ def _comparison_forgotten() -> contextlib.AbstractContextManager[None]:
 
     def compare(hands: recovery.Hands) -> Iterator[Any]:
         with hands.journal.transaction(full=True) as transaction:
-            transaction.execute(sql.DELETE_META, key=opening.COMPARE)
+            transaction.execute(sql.DELETE_META, key=place.COMPARE)
         yield from original(hands)
 
     original = comparison.compare

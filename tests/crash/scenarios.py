@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import attrs
 
+from layerstore import place
 from layerstore.db import engine
 from layerstore.fs import layout
 from tests.crash.model import (
     Accomplice,
+    Adopt,
     Cleanup,
     Close,
     Compact,
@@ -36,6 +39,8 @@ from tests.crash.model import (
     Refused,
     Release,
     Remove,
+    Restore,
+    Save,
     State,
     Verb,
     Write,
@@ -62,7 +67,7 @@ class Scenario:
     given: tuple[Verb, ...]
     when: tuple[Verb, ...]
     mends: str = "open"
-    """What a user does after the death: `open`, `initialize` first, or `rebuild` if need be."""
+    """What a user does after the death: `open`, `initialize` first, `rebuild` or `adopt` if need be."""
     renewed: tuple[str, ...] = ()
     """Layers of the template that are removed and created again, with another link."""
     busy: bool = False
@@ -154,6 +159,26 @@ def _found_mounted(home: Path) -> None:
     os.mkdir(home / "mid" / "merged", 0o700)
 
 
+def _copied(home: Path) -> None:
+    """The home is a copy: the store that it was made of lies beside it."""
+    original = home.parent / "original"
+    shutil.rmtree(original, ignore_errors=True)
+    (original / layout.OWN).mkdir(parents=True)
+    shutil.copy(home / layout.STORE_FILE, original / layout.STORE_FILE)
+    record = place.recorded(home)
+    assert record is not None
+    place.write(home, attrs.evolve(record, path=os.fspath(original)))
+
+
+def _moved(home: Path) -> None:
+    """The home was copied, and removed where it was."""
+    _copied(home)
+    shutil.rmtree(home.parent / "original")
+    record = place.recorded(home)
+    assert record is not None
+    place.write(home, attrs.evolve(record, volume="1", file_system="2"))
+
+
 # --- what others do meanwhile -------------------------------------------------------------------
 
 
@@ -236,6 +261,32 @@ TEMPLATES: Final = {
         ),
     ),
     "new-kernel": Template((*_CHAIN,), tamper=_new_kernel),
+    "saved": Template(
+        (
+            *_CHAIN,
+            Create("gone"),
+            Get("mid"),
+            Save(),
+            Remove("gone"),
+            Create("late", _CHILD),
+            Get("late", "docker"),
+            Create("half"),
+        ),
+        # What is mounted when an older database is put back gets a holder, whoever had it.
+        expect=lambda state: state,
+    ),
+    "copied": Template(
+        (*_CHAIN, Get("mid", "docker"), Get("base", "docker"), Get("mid")),
+        tamper=_copied,
+        mounted=(),
+        expect=lambda state: state,
+    ),
+    "moved": Template(
+        (*_CHAIN, Get("mid", "docker"), Get("base", "docker"), Get("mid")),
+        tamper=_moved,
+        mounted=(),
+        expect=lambda state: state.without_holds(lambda layer, holder: layer == "mid"),
+    ),
     "found-mounted": Template(
         (*_CHAIN,),
         tamper=_found_mounted,
@@ -388,3 +439,13 @@ SCENARIOS: Final = {
         ),
     )
 }
+
+LONG: Final = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario("restore", "saved", (), (Restore(("late", "half")),)),
+        Scenario("adopt-copy", "copied", (), (Adopt(),), mends="adopt"),
+        Scenario("open-moved", "moved", (), (Open(), Close())),
+    )
+}
+"""What the short form of the campaigns leaves out; tests/store dies at each of their trace points."""

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.crash import campaigns as settings
 from tests.crash import shim
 from tests.crash.bench import BEGIN, END
 from tests.crash.campaigns import Campaigns
-from tests.crash.scenarios import SCENARIOS
+from tests.crash.scenarios import LONG, SCENARIOS
 
 pytestmark = [pytest.mark.crash, pytest.mark.root]
 
@@ -19,7 +20,7 @@ QUIET = {"create-refused", "put-refused", "remove-refused"}
 """A verb that is refused changes nothing, so there is no call to die at."""
 
 
-@pytest.mark.parametrize("scenario", sorted(set(SCENARIOS) - QUIET))
+@pytest.mark.parametrize("scenario", sorted({*SCENARIOS, *(LONG if settings.LONG else ())} - QUIET))
 def test_a_kill_at_any_call_loses_nothing(campaigns: Campaigns, scenario: str) -> None:
     """A process may be killed before, after or in the middle of any mutating call without loss."""
     result = campaigns.run("kills", scenario)

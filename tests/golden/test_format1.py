@@ -21,9 +21,14 @@ from tests.golden import format1
 GONE_SINCE: set[str] = {*UPCASTS}
 """Tags of the first format that are read by an upcast today, and written no more."""
 
-NEW_SINCE = {"journal.compacted.v1"}
+NEW_SINCE = {
+    "journal.compacted.v1",
+    "layer.forgotten.v1",
+    "store.copied.v1",
+    "store.moved.v1",
+    "store.restored.v1",
+}
 """Tags that later formats added."""
-
 
 _AS_WRITTEN: Any = {"separators": (",", ":"), "ensure_ascii": False}
 

@@ -106,7 +106,14 @@ def test_every_verb_gives_a_layer_a_state() -> None:
 
 def test_every_event_changes_a_table_or_says_that_it_does_not() -> None:
     """An event without a projection is an intent, an outcome, or one of those that only tell."""
-    telling = {e.StoreInitialized, e.StoreRebuilt, e.JournalCompacted}
+    telling = {
+        e.StoreInitialized,
+        e.StoreRebuilt,
+        e.StoreMoved,
+        e.StoreCopied,
+        e.StoreRestored,
+        e.JournalCompacted,
+    }
     silent = set(TAGS.values()) - set(projection._PROJECT) - set(state.OUTCOMES) - telling
     assert set() == silent - set(state.VERB_OF_INTENT)
 

@@ -92,6 +92,21 @@ def test_the_copy_from_before_is_a_whole_store(old_home: Path, newer_package: st
         assert ["base", "child"] == ids(store)
 
 
+def test_the_copy_from_before_is_restored(old_home: Path, newer_package: str) -> None:
+    """`restore` takes the copy from before an upgrade, upgrades it again, and compares the tree."""
+    with Store.open(old_home) as store:
+        store.create("late", parent="base")
+        last = store.last_seq()
+    settled = Store.restore(old_home, saved(old_home))
+    assert ["reverted", "adopted"] == [item.what for item in settled if item.what != "released"]
+    rows = look(database(old_home))[1]
+    assert {(newer_package,)} == set(rows["alembic_version"])
+    with Store.open(old_home) as store:
+        assert ["base", "child", "late"] == ids(store)
+        assert last < next(store.rows(kind="store.restored"))["seq"]
+    assert [] == [f for f in audit(old_home).findings if f.severity != "note"]
+
+
 def test_the_upgrade_has_the_store_to_itself(
     old_home: Path, newer_package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -819,7 +819,7 @@ def test_copy_of_a_live_home_opens(pair, home, bare):
     run("cp", "-a", home, bare / "copy")
     assert ["p"] == os.listdir(bare / "copy/c/merged")
 
-    with Store.open(bare / "copy") as store:
+    with Store.open(bare / "copy", this_is="copy") as store:
         assert [] == [item for item in store.settled if item.what == "failed"]
         assert store.get("c").is_mount()
         assert ("c",) == store.cleanup()
