@@ -1,17 +1,59 @@
-"""Owns what a Store can be told about its home and its database before it is opened; no verb."""
+"""Owns what a Store can be asked and told before it is opened: making it, its database; no verb."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from layerstore import description, place
+from layerstore import description, opening, place
 from layerstore import model as m
+from layerstore.db import engine
+from layerstore.db import statements as sql
 from layerstore.errors import InvalidArgument
+from layerstore.fs import layout
+from layerstore.reader import check_not_newer, revision
 
 
 class Keeping:
-    """Class methods of a Store that need the store to themselves."""
+    """Class methods of a Store that have no open store yet; most need the store to themselves."""
+
+    @classmethod
+    def initialize(cls, home: str | os.PathLike[str], *, max_depth: int = m.DEFAULT_DEPTH) -> None:
+        """Make `home` a store: an empty directory, or one that is made; its parent must exist.
+
+        `max_depth`: how many lower layers a layer may have, 1 to 499. Raises StoreExists,
+        NotAStoresPlace, CannotCarryOverlay, InvalidArgument.
+        """
+        from layerstore import making
+
+        making.initialize(Path(home).resolve(), max_depth=max_depth)
+
+    @classmethod
+    def rebuild(cls, home: str | os.PathLike[str], *, timeout: float = 30) -> tuple[m.Settled, ...]:
+        """Begin a new journal from the tree; the old database goes to quarantine."""
+        from layerstore import making
+
+        return tuple(making.rebuild(Path(home).resolve(), timeout=timeout))
+
+    @classmethod
+    def revision(cls, home: str | os.PathLike[str]) -> tuple[str, str]:
+        """The schema revision of the database, and the packaged one."""
+        path = Path(home).resolve()
+        description.read(path)
+        database = engine.ReadDatabase(os.fspath(path / layout.DATABASE), timeout=30)
+        try:
+            return revision(database), sql.REVISION
+        finally:
+            database.close()
+
+    @classmethod
+    def upgrade(cls, home: str | os.PathLike[str], *, timeout: float = 30) -> tuple[str, str]:
+        """Bring the schema up to date, after a copy; the revision before and after."""
+        before, after = cls.revision(home)
+        check_not_newer(os.fspath(Path(home).resolve() / layout.DATABASE), before)
+        if before < after:
+            opening.upgrade(Path(home).resolve(), timeout=timeout)
+        return before, cls.revision(home)[0]
 
     @classmethod
     def _adopt_if_copy(cls, home: Path, this_is: str, timeout: float) -> tuple[m.Settled, ...]:

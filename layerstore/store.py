@@ -13,11 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, overload
 
-from layerstore import compaction, decide, description, opening, recovery, waiting
+from layerstore import compaction, decide, opening, recovery, waiting
 from layerstore import events as e
 from layerstore import model as m
 from layerstore import options as o
-from layerstore.db import engine
 from layerstore.db import statements as sql
 from layerstore.errors import (
     Busy,
@@ -27,10 +26,9 @@ from layerstore.errors import (
     LayerstoreError,
     UnknownHolder,
 )
-from layerstore.fs import layout
 from layerstore.journal import Transaction
 from layerstore.keeping import Keeping
-from layerstore.reader import Reader, check_not_newer, revision
+from layerstore.reader import Reader
 
 
 class Store(compaction.Compacting, Keeping):
@@ -51,17 +49,6 @@ class Store(compaction.Compacting, Keeping):
         self._closed = False
 
     # --- making and opening -------------------------------------------------------------------
-
-    @classmethod
-    def initialize(cls, home: str | os.PathLike[str], *, max_depth: int = m.DEFAULT_DEPTH) -> None:
-        """Make `home` a store: an empty directory, or one that is made; its parent must exist.
-
-        `max_depth`: how many lower layers a layer may have, 1 to 499. Raises StoreExists,
-        NotAStoresPlace, CannotCarryOverlay, InvalidArgument.
-        """
-        from layerstore import making
-
-        making.initialize(_absolute(home), max_depth=max_depth)
 
     @overload
     @classmethod
@@ -135,33 +122,6 @@ class Store(compaction.Compacting, Keeping):
         store = cls(path, opened, timeout=timeout, options=wanted)
         store.keep_compact(opened.hands, above=compact_above, keep_archives=keep_archives)
         return store
-
-    @classmethod
-    def rebuild(cls, home: str | os.PathLike[str], *, timeout: float = 30) -> tuple[m.Settled, ...]:
-        """Begin a new journal from the tree; the old database goes to quarantine."""
-        from layerstore import making
-
-        return tuple(making.rebuild(_absolute(home), timeout=timeout))
-
-    @classmethod
-    def revision(cls, home: str | os.PathLike[str]) -> tuple[str, str]:
-        """The schema revision of the database, and the packaged one."""
-        path = _absolute(home)
-        description.read(path)
-        database = engine.ReadDatabase(os.fspath(path / layout.DATABASE), timeout=30)
-        try:
-            return revision(database), sql.REVISION
-        finally:
-            database.close()
-
-    @classmethod
-    def upgrade(cls, home: str | os.PathLike[str], *, timeout: float = 30) -> tuple[str, str]:
-        """Bring the schema up to date, after a copy; the revision before and after."""
-        before, after = cls.revision(home)
-        check_not_newer(os.fspath(_absolute(home) / layout.DATABASE), before)
-        if before < after:
-            opening.upgrade(_absolute(home), timeout=timeout)
-        return before, cls.revision(home)[0]
 
     def close(self) -> None:
         """Give back this owner's holds, unmount what nobody else holds, and close."""
