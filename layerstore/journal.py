@@ -117,10 +117,12 @@ class Journal:
         author: Author,
         *,
         now: Callable[[], int],
-        raise_mark: Callable[[int], None],
+        raise_mark: Callable[[int], int],
         mark: int,
     ) -> None:
-        """`raise_mark(seq)` makes the high-water mark of store.json at least `seq`, durably."""
+        """`raise_mark(seq)` moves the high-water mark of store.json well beyond `seq`, durably, if
+        there is room for it; the mark that it has then.
+        """
         self.database = database
         self.author = author
         self._now = now
@@ -133,9 +135,9 @@ class Journal:
         with self.database.write(full=full) as connection:
             transaction = Transaction(connection, self.author, self._now)
             yield transaction
-            if transaction.last_seq > self._mark:
-                self._mark = transaction.last_seq + MARK_STEP
-                self._raise_mark(self._mark)
+            # Long before it is reached: on a full disk it cannot be moved.
+            if transaction.last_seq > self._mark - MARK_STEP // 2:
+                self._mark = self._raise_mark(transaction.last_seq)
 
     def intent_of(self, operation: m.Operation) -> e.Intent:
         """The intent event of an operation in flight."""

@@ -17,7 +17,7 @@ from layerstore import model as m
 from layerstore.db import engine
 from layerstore.db import statements as sql
 from layerstore.errors import InvalidArgument, LayerstoreError, NotAStoresPlace, StoreExists
-from layerstore.fs import durable, layout, locks, mountinfo
+from layerstore.fs import ballast, durable, layout, locks, mountinfo
 
 
 def initialize(home: Path, *, max_depth: int) -> None:
@@ -53,6 +53,7 @@ def initialize(home: Path, *, max_depth: int) -> None:
             high_water=0,
         )
         _new_database(home, about, e.StoreInitialized(about.store_id, max_depth))
+        ballast.restore(os.fspath(home))
         durable.sync_directory(os.fspath(home))
         durable.sync_directory(os.fspath(home.parent))
         description.write(home, about)
@@ -142,6 +143,8 @@ def _make_own(home: Path) -> list[Path]:
             made.append(home / layout.STORE_LOCK)
         descriptor = os.open(home / layout.STORE_LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         os.close(descriptor)
+        # Last: what is made in a directory that has it gets it, too.
+        ballast.write_in_place(os.fspath(home / layout.OWN))
     except OSError as error:
         raise LayerstoreError(
             f"{home} cannot be written: {error.strerror}.",
@@ -192,6 +195,7 @@ def rebuild(home: Path, *, timeout: float) -> list[m.Settled]:
         about = _description_anew(home)
         _new_database(home, about, e.StoreRebuilt(about.store_id, "asked for"))
         description.write(home, about)
+        (home / layout.SUSPECT).unlink(missing_ok=True)
     opened = opening.open_store(home, timeout=timeout, durability=m.Durability.FULL)
     opened.close()
     return opened.settled
@@ -214,8 +218,8 @@ def _description_anew(home: Path) -> description.Description:
 def _set_aside(home: Path) -> None:
     """Move database and WAL into quarantine: they are never deleted."""
     place = home / layout.QUARANTINE / recovery.new_name()
-    for suffix in ("", "-wal", "-shm"):
-        path = home / (layout.DATABASE + suffix)
+    names = [layout.DATABASE + suffix for suffix in ("", "-wal", "-shm")]
+    for path in (home / name for name in (*names, layout.REWRITTEN)):
         if path.exists():
             place.mkdir(mode=layout.PRIVATE_MODE, exist_ok=True)
             path.rename(place / path.name)

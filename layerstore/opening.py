@@ -7,6 +7,7 @@ lock, then its row), probes, then what dead owners left.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -15,13 +16,13 @@ from pathlib import Path
 
 import attrs
 
-from layerstore import description, recovery, rows
+from layerstore import description, recovery, room, rows
 from layerstore import model as m
 from layerstore.db import engine
 from layerstore.db import statements as sql
-from layerstore.errors import Busy, CannotCarryOverlay, LayerstoreError
-from layerstore.fs import durable, layout, locks, mount, mountinfo, perform
-from layerstore.journal import Author, Journal
+from layerstore.errors import Busy, CannotCarryOverlay, DiskFull, LayerstoreError
+from layerstore.fs import ballast, durable, layout, locks, mount, mountinfo, perform
+from layerstore.journal import MARK_STEP, Author, Journal
 from layerstore.reader import check_database, revision
 
 
@@ -38,15 +39,19 @@ class Opened:
 
     def close(self) -> None:
         """Say that this owner ended cleanly, if it did, and let go of everything."""
+        with contextlib.suppress(LayerstoreError):
+            self.database.before_close()
+            self.hands.with_room(self._close_owner)
+        self.release()
+        with contextlib.suppress(OSError):
+            ballast.restore(self.hands.home)
+
+    def _close_owner(self) -> None:
         me = self.hands.journal.author.owner
-        with (
-            contextlib.suppress(LayerstoreError),
-            self.hands.journal.transaction(full=False) as tx,
-        ):
+        with self.hands.journal.transaction(full=False) as tx:
             holds = tx.one(sql.SELECT_HELD_BY, holder=m.OWNER_PREFIX + me)
             if holds is None and tx.one(sql.SELECT_OPERATION_OF, owner=me) is None:
                 tx.execute(sql.CLOSE_OWNER, id=me, at=now())
-        self.release()
 
     def release(self) -> None:
         """Let go of files and locks, in the order of trust: the lock last."""
@@ -68,6 +73,8 @@ def now() -> int:
 
 NEW_DATABASE = "journal.db.new"
 """Where a new database is made before it gets its name."""
+_REWRITTENS = f"{os.path.basename(layout.REWRITTEN)}-"
+"""What SQLite makes beside it for somebody who reads it."""
 COMPARE = "compare"
 """The row of `meta` that asks the next open for a comparison with the tree."""
 
@@ -86,6 +93,8 @@ def probe_home(home: Path, *, insist: bool) -> None:
             f"{home} cannot carry a layerstore: {found.problem}",
             hint="Use a directory on ext4, XFS, btrfs or tmpfs.",
         )
+    if found.problem and not durable.has_room(os.fspath(home / layout.PROBES)):
+        raise OSError(errno.ENOSPC, "nothing can be tried out on a full disk", home)
     text = json.dumps({"boot_id": boot_id(), **attrs.asdict(found)}, indent=2) + "\n"
     durable.replace_file(os.fspath(home / layout.PROBES), text, mode=0o600)
 
@@ -99,21 +108,48 @@ def open_store(home: Path, *, timeout: float, durability: m.Durability) -> Opene
     """Open a store for writing, and settle what dead owners left."""
     description.read(home)  # there is a store
     _check_writable(home)
-    shared, database = _open_current(home, timeout=timeout)
+    _rewrite_if_suspect(home, timeout=timeout)
+    place = os.fspath(home)
+    shared, database = room.making(place, lambda: _open_current(home, timeout=timeout))
     try:
         about = description.read(home)
         check_database(database, about)
-        opened = _become_owner(home, about, database, shared, durability)
+        opened = room.making(
+            place,
+            lambda: _become_owner(home, about, database, shared, durability),
+            database=database,
+        )
     except BaseException:
         _let_go(shared, database)
         raise
     try:
         _probe_if_new_boot(home)
         opened.settled += settle(opened.hands)
+        _keep_reserves(opened)
     except BaseException:
         opened.close()
         raise
     return opened
+
+
+def _rewrite_if_suspect(home: Path, *, timeout: float) -> None:
+    """After an I/O error the journal is written anew, and the tree compared with it."""
+    if not any(os.path.lexists(home / name) for name in (layout.SUSPECT, layout.REWRITTEN)):
+        return
+    from layerstore import rewriting
+
+    meta = {COMPARE: "after an I/O error"}
+    place = os.fspath(home)
+    room.making(place, lambda: rewriting.rewrite(home, timeout=timeout, meta=meta))
+
+
+def _keep_reserves(opened: Opened) -> None:
+    """Ballast, and room for the journal, where there is enough of it; nobody waits or fails for it."""
+    from layerstore.db import reserve
+
+    with contextlib.suppress(OSError, DiskFull, Busy):
+        ballast.restore(opened.hands.home)
+        reserve.keep(opened.database)
 
 
 def _sweep_own(home: Path) -> None:
@@ -122,7 +158,7 @@ def _sweep_own(home: Path) -> None:
     No row tells of these. Whoever calls this has the store to itself.
     """
     for path in (home / layout.OWN).iterdir():
-        if path.name.endswith(".tmp") or path.name.startswith(f"{NEW_DATABASE}"):
+        if path.name.endswith(".tmp") or path.name.startswith((NEW_DATABASE, _REWRITTENS)):
             path.unlink()
     for path in (home / layout.STAGING).glob(f"{layout.TRIAL}*"):
         from layerstore.fs import probe
@@ -170,6 +206,8 @@ def _open_database(home: Path, *, timeout: float) -> tuple[locks.SharedStoreLock
             os.fspath(home / layout.DATABASE),
             timeout=timeout,
             fence=os.fspath(home / layout.WRITE_LOCK),
+            suspect=os.fspath(home / layout.SUSPECT),
+            spare=os.fspath(home / layout.STORE_LOCK),
         )
     except BaseException:
         shared.close()
@@ -232,10 +270,24 @@ def _become_owner(
         lock.release()
         raise
 
-    def raise_mark(mark: int) -> None:
+    def raise_mark(seq: int) -> int:
         current = description.read(home)
-        if mark > current.high_water:
-            description.write(home, attrs.evolve(current, high_water=mark))
+        raised = attrs.evolve(current, high_water=seq + MARK_STEP)
+        if raised.high_water <= current.high_water:
+            return current.high_water
+        try:
+            room.making(
+                os.fspath(home),
+                lambda: description.write(home, raised),
+                may_release=lambda: seq > current.high_water,
+            )
+        except OSError as error:
+            # It keeps numbers from coming back should the database be lost, too. No remove fails for
+            # want of it: the next event tries again.
+            if not room.is_full(error):
+                raise
+            return current.high_water
+        return raised.high_water
 
     journal = Journal(
         database,
@@ -266,7 +318,16 @@ def _probe_if_new_boot(home: Path) -> None:
     except (OSError, ValueError):
         known = None
     if known != boot_id():
-        probe_home(home, insist=False)
+        try:
+            room.making(os.fspath(home), lambda: probe_home(home, insist=False))
+        except OSError as error:
+            if not room.is_full(error):
+                raise  # else the next open finds it out
+
+
+def _compared(journal: Journal) -> None:
+    with journal.transaction(full=True) as transaction:
+        transaction.execute(sql.DELETE_META, key=COMPARE)
 
 
 def settle(hands: recovery.Hands) -> list[m.Settled]:
@@ -286,8 +347,7 @@ def settle(hands: recovery.Hands) -> list[m.Settled]:
 
         settled += comparison.compare(hands)
     if asked:
-        with hands.journal.transaction(full=True) as transaction:
-            transaction.execute(sql.DELETE_META, key=COMPARE)
+        hands.with_room(lambda: _compared(hands.journal))
     # One that died before this boot is buried only by who compared the tree after it.
     for owner in dead:
         if alone or owner not in elsewhere:

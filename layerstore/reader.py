@@ -18,6 +18,7 @@ from layerstore.chronicle import Chronicle
 from layerstore.db import engine
 from layerstore.db import statements as sql
 from layerstore.errors import (
+    DiskFull,
     InvalidArgument,
     SchemaTooNew,
     StoreDamaged,
@@ -77,6 +78,18 @@ def revision(database: engine.ReadDatabase) -> str:
     return str(found[0][0])
 
 
+def _database(home: Path) -> engine.ReadDatabase:
+    """The journal, or the copy that is about to replace it after an I/O error."""
+    copied = os.path.exists(home / layout.REWRITTEN)
+    path = os.fspath(home / (layout.REWRITTEN if copied else layout.DATABASE))
+    try:
+        return engine.ReadDatabase(path, timeout=30)
+    except DiskFull:
+        from layerstore import room  # SQLite has to make its shared memory anew
+
+        return room.making(os.fspath(home), lambda: engine.ReadDatabase(path, timeout=30))
+
+
 class Reader(Chronicle):
     """A store, opened to ask it questions."""
 
@@ -88,7 +101,7 @@ class Reader(Chronicle):
         """
         path = Path(home).resolve()
         about = description.read(path)
-        database = engine.ReadDatabase(os.fspath(path / layout.DATABASE), timeout=30)
+        database = _database(path)
         try:
             check_database(database, about)
         except BaseException:
@@ -304,7 +317,9 @@ class Reader(Chronicle):
     def status(self) -> answers.Status:
         """What the store is and runs on."""
         from layerstore import answers
+        from layerstore.fs import ballast
 
+        free, inodes = ballast.room(self._home)
         layers, damaged = self._read(sql.COUNT_LAYERS)[0]
         probes = self._probes()
         database = self._home + "/" + layout.DATABASE
@@ -328,9 +343,12 @@ class Reader(Chronicle):
             synchronous="outcomes FULL; intents, gets and puts NORMAL",
             database_bytes=_size(database),
             wal_bytes=_size(f"{database}-wal"),
+            ballast=ballast.pieces(self._home),
+            free_bytes=free,
+            free_inodes=inodes,
             file_system=str(probes.get("file_system", "not probed")),
             probes=probes,
-            warnings=tuple(self._warnings(probes)),
+            warnings=(*self._warnings(probes), *ballast.warnings(self._home)),
         )
 
     def _durability(self) -> str:

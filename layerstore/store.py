@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal, Self, overload
 
-from layerstore import decide, description, opening, recovery, waiting
+from layerstore import decide, description, opening, recovery, room, waiting
 from layerstore import events as e
 from layerstore import model as m
 from layerstore.db import engine
@@ -100,7 +100,8 @@ class Store(Reader):
             return Reader.open(path)
         if durability not in set(m.Durability):
             raise InvalidArgument(f"The durability is 'full' or 'process', not {durability!r}.")
-        opened = opening.open_store(path, timeout=timeout, durability=m.Durability(durability))
+        with room.explained(path):
+            opened = opening.open_store(path, timeout=timeout, durability=m.Durability(durability))
         return cls(path, opened, timeout=timeout)
 
     @classmethod
@@ -295,8 +296,12 @@ class Store(Reader):
             owner = hold.holder.removeprefix(m.OWNER_PREFIX)
             if owner == hold.holder or self._hands.is_alive(owner):
                 continue
-            with self._hands.journal.transaction(full=False) as tx:
-                ended |= decide.end_holds(tx, layer, hold.holder, reason="its process died")
+
+            def end(holder: str = hold.holder) -> bool:
+                with self._hands.journal.transaction(full=False) as tx:
+                    return decide.end_holds(tx, layer, holder, reason="its process died")
+
+            ended |= self._hands.with_room(end)
         return ended
 
     # --- cleanup and release ------------------------------------------------------------------
@@ -346,9 +351,10 @@ class Store(Reader):
         """Run one operation, after whatever is in flight on its layers."""
         self._check_usable()
         try:
-            return waiting.operate(
-                self._hands, decision, timeout=self._timeout, name_of=self._name_of
-            )
+            with room.explained(self.home):
+                return waiting.operate(
+                    self._hands, decision, timeout=self._timeout, name_of=self._name_of
+                )
         except UnicodeEncodeError as error:
             raise InvalidArgument(f"{error.object!r} is not a text in UTF-8.") from error
 

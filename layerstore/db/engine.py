@@ -5,7 +5,9 @@ library in it, would drop SQLite's POSIX locks: another process would then take 
 one and delete the WAL with acknowledged commits in it. So the driver is chosen here, once.
 
 Assumptions: WAL mode; `synchronous` is FULL for a commit that must survive a power cut and NORMAL
-otherwise, set before BEGIN (inside a transaction SQLite ignores it).
+otherwise, set before BEGIN (inside a transaction SQLite ignores it). Checkpoints are made here and
+not by SQLite, which ignores a sync that fails in its own; and the WAL keeps its size, because on a
+full disk it could not grow to it again.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from layerstore.db import statements as sql
-from layerstore.errors import Busy, StoreClosed, StoreDamaged, WritesRefused
+from layerstore.errors import Busy, DiskFull, StoreClosed, StoreDamaged, WritesRefused
+from layerstore.fs import durable
 
 try:  # it carries a current SQLite; the standard library's is the distribution's
     import pysqlite3.dbapi2 as _driver
@@ -37,6 +40,14 @@ ONE_WRITER_NEEDED: Final[bool] = driver.sqlite_version_info < (3, 51, 3)
 DriverError: Final = driver.Error
 Connection = Any
 Rows = list[tuple[Any, ...]]
+
+CHECKPOINT_EVERY: Final = 160
+"""Commits of one connection: some thousand pages, which is also SQLite's own rule."""
+CHECKPOINT_AT_CLOSE: Final = 64
+"""Pages in the WAL: the next open reads them all."""
+_NO_MEDIUM: Final = frozenset({8, 9, 11, 12, 14, 15, 18, 19, 20, 21})
+"""Kinds of "disk I/O error" that are about locks and memory that is shared, not about the disk
+(https://www.sqlite.org/rescode.html#extrc)."""
 
 PAGE: Final = 500
 """Rows that one read transaction may fetch before it ends: a longer one would stop checkpoints."""
@@ -118,10 +129,26 @@ def _connect(path: str, query: str, *, timeout: float) -> Connection:
         )
     except DriverError as error:
         connection.close()
-        if is_locked(error):
-            raise Busy(f"The database {path} is locked by another process.") from error
-        raise _damaged(path, error) from error
+        raise explain(path, error) from error
     return connection
+
+
+def is_io_error(error: Exception) -> bool:
+    """Whether the medium failed: what was written, also before, may not be on it."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:
+        return "disk I/O error" in str(error)
+    return code & 0xFF == 10 and code >> 8 not in _NO_MEDIUM
+
+
+def is_full(path: str, error: Exception) -> bool:
+    """Whether there is no room: for some files that it makes SQLite only says that it cannot."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:
+        return "is full" in str(error)
+    if code & 0xFF == 13:
+        return True
+    return code & 0xFF in (10, 14) and not is_io_error(error) and not durable.has_room(path)
 
 
 def is_locked(error: Exception) -> bool:
@@ -180,18 +207,24 @@ def explain(path: str, error: Exception) -> Exception:
     """What a driver error means to a user."""
     if is_locked(error):
         return Busy(f"The database {path} is locked by another process.")
-    if "is full" in str(error):
-        return StoreDamaged(f"The disk with {path} is full.", hint="Free some space and try again.")
+    if is_full(path, error):
+        return DiskFull(path)
     return _damaged(path, error)
 
 
 class Database(ReadDatabase):
     """A writing connection beside the reading one."""
 
-    def __init__(self, path: str, *, timeout: float, fence: str) -> None:
-        """`fence` is the lock file that writers of an old SQLite take one at a time."""
+    def __init__(self, path: str, *, timeout: float, fence: str, suspect: str, spare: str) -> None:
+        """`fence` is the lock file that writers of an old SQLite take one at a time; `suspect` the
+        mark of an I/O error, which makes every process refuse to write; `spare` see note_failure.
+        """
+        self._suspect = suspect
+        self._spare = spare
+        self._commits = 0
         self._writer = connect(path, read_only=False, timeout=timeout)
         try:
+            self._writer.execute("PRAGMA wal_autocheckpoint=0")
             super().__init__(path, timeout=timeout)
         except BaseException:
             self._writer.close()
@@ -226,20 +259,54 @@ class Database(ReadDatabase):
                 self._roll_back()
                 if not isinstance(error, DriverError):
                     raise
-                if "disk I/O error" in str(error):
-                    # What was acknowledged may not be on the disk: nothing more is.
-                    self._refused = f"the database could not be written ({error})"
+                if is_io_error(error):
+                    self.refuse(f"the database could not be written ({error})")
                     raise WritesRefused(self._refused) from error
                 raise explain(self.path, error) from error
+            self._commits += 1
+            if self._commits >= CHECKPOINT_EVERY:
+                self._checkpoint()
+
+    def checkpoint(self) -> None:
+        """Write the WAL back into the database, if nobody reads it; the next commit begins it anew."""
+        with self._write_lock, self._fenced():
+            if not self._closed and not self._refused:
+                self._checkpoint()
+
+    def _checkpoint(self, mode: str = "PASSIVE") -> int:
+        """How many pages the WAL has that the database has not."""
+        self._commits = 0
+        try:
+            _, pages, done = self._writer.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+        except DriverError as error:
+            # What was committed is in the WAL, and stays there until a checkpoint succeeds.
+            if is_io_error(error):
+                self.refuse(f"the database could not be written ({error})")
+            return 0
+        return int(pages - done)
+
+    def before_close(self) -> None:
+        """Leave little in the WAL, if the last commit is still to come. An older SQLite does not
+        know NOOP and takes it for PASSIVE.
+        """
+        with self._write_lock, self._fenced():
+            if self._closed or self._refused:
+                return
+            if self._checkpoint("NOOP") > CHECKPOINT_AT_CLOSE:
+                self._checkpoint()
 
     def close(self) -> None:
-        """Close both connections; the last one of all processes checkpoints the WAL."""
+        """Close both connections. The WAL stays, with its size.
+
+        SQLite deletes it where a last connection that may write is closed. The reading one, which
+        may not, is closed after it: it has its share of a lock that deleting would need.
+        """
         with self._write_lock, self._read_lock:
             if self._closed:
                 return
             with self._fenced():
-                super().close()
                 self._writer.close()
+                super().close()
             self._close_fence()
 
     def leak(self) -> None:
@@ -253,8 +320,13 @@ class Database(ReadDatabase):
             self._fence = -1
 
     def refuse(self, why: str) -> None:
-        """Take no more writes: what was acknowledged may not be on the disk."""
+        """Take no more writes, in any process: what was acknowledged may not be on the disk.
+
+        Where the mark cannot be left, the file system takes no writes at all, and forgets what it
+        has in memory before it does again.
+        """
         self._refused = why
+        durable.note_failure(self._suspect, why, spare=self._spare)
 
     def _fenced(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext() if self._fence < 0 else self._alone()
@@ -271,6 +343,9 @@ class Database(ReadDatabase):
         if self._closed:
             raise StoreClosed
         if self._refused:
+            raise WritesRefused(self._refused)
+        if os.path.exists(self._suspect):
+            self._refused = "another process met an I/O error in it"
             raise WritesRefused(self._refused)
         try:
             status = os.stat(self.path)

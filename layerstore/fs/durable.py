@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from typing import Final
 
 
 class SyncFailed(OSError):
@@ -11,6 +13,57 @@ class SyncFailed(OSError):
     The kernel reports such an error once and then forgets it, so that a second sync proves nothing
     (https://lwn.net/Articles/752063/).
     """
+
+
+NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error of the operating system says that there is no room.
+
+    Not for a sync that failed: of what it should have written nothing is known.
+    """
+    return (
+        isinstance(error, OSError) and error.errno in NO_ROOM and not isinstance(error, SyncFailed)
+    )
+
+
+def has_room(beside: str) -> bool:
+    """Whether a file with something in it can be made beside this one, by trying it."""
+    path = f"{os.path.dirname(beside)}/.room.{os.urandom(8).hex()}.tmp"
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.unlink(path)
+            os.posix_fallocate(descriptor, 0, 64 << 10)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        return not is_full(error)
+    return True
+
+
+def note_failure(path: str, why: str, *, spare: str) -> bool:
+    """Leave a mark about an I/O error at `path`, for whoever opens the store next; False if that fails.
+
+    It is not synced: what it warns of are pages that the kernel takes for written, and it forgets
+    those together with the mark. Without an inode for it, a second name of the file `spare` serves.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError:
+        try:
+            os.link(spare, path)
+        except OSError:
+            return os.path.lexists(path)
+        return True
+    try:
+        os.write(descriptor, f"{why}\n".encode())
+    except OSError:
+        pass  # that it is there says enough
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def sync(descriptor: int, path: str) -> None:

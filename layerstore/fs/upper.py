@@ -8,6 +8,7 @@ import time
 
 import attrs
 
+from layerstore.fs import durable
 from layerstore.fs.mount import (
     OverlayOptions,
     Unmounted,
@@ -73,6 +74,8 @@ def _probe(diff: str, scratch: str) -> None:
     # Where files have no handles the kernel turns the index off, with a line in its log, and would
     # say yes to all.
     if not os.path.isdir(f"{work}/index"):
+        if not durable.has_room(f"{work}/room"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), work)
         raise OSError(errno.EOPNOTSUPP, "this file system cannot tell whether it is mounted", diff)
 
 

@@ -30,6 +30,7 @@ OWN_NAMES = {
     "trash",
     "quarantine",
     "owners",
+    "ballast",
 }
 
 
