@@ -43,13 +43,19 @@ def rewrite(home: Path, *, timeout: float, meta: Mapping[str, str]) -> bool:
         try:
             _rewrite(home, meta)
         except engine.DriverError as error:
-            raise engine.explain(os.fspath(home / layout.DATABASE), error) from error
+            meant = engine.explain(os.fspath(home / layout.OWN / COPY), error)
+            raise (_failed(error) if type(meant) is StoreDamaged else meant) from error
         except durable.SyncFailed as error:
-            raise LayerstoreError(
-                f"The journal cannot be written anew: {error.filename} {error.strerror}.",
-                hint="See to the disk; what was there is untouched.",
-            ) from error
+            raise _failed(error) from error
     return True
+
+
+def _failed(error: Exception) -> LayerstoreError:
+    return LayerstoreError(
+        f"After an I/O error the journal cannot be written anew: {error}.",
+        hint="See to the disk, then open the store again; what was there is untouched. If nothing "
+        "helps, 'layerstore db rebuild' begins a new journal from the tree.",
+    )
 
 
 def _rewrite(home: Path, meta: Mapping[str, str]) -> None:
@@ -77,17 +83,23 @@ def _copy(home: Path, meta: Mapping[str, str]) -> None:
     new = home / layout.OWN / COPY
     for suffix in ("", "-wal", "-shm", "-journal"):
         new.with_name(new.name + suffix).unlink(missing_ok=True)
-    source = engine.connect(os.fspath(home / layout.DATABASE), read_only=True, timeout=30)
+    # Whose closing writes nothing back, nor lets the other's do so.
+    database = os.fspath(home / layout.DATABASE)
+    reader = engine.connect(database, read_only=True, timeout=30)
     try:
-        _check_whole(source, home)
-        source.execute("VACUUM INTO ?", (os.fspath(new),))
+        source = engine.connect(database, read_only=False, timeout=30)
+        try:
+            _check_whole(source, home)
+            source.execute("VACUUM INTO ?", (os.fspath(new),))
+        finally:
+            source.close()
     finally:
-        source.close()
+        reader.close()
     os.chmod(new, 0o600)
     copy = engine.connect(os.fspath(new), read_only=False, timeout=30)
     try:
         _check_whole(copy, home)
-        copy.execute("PRAGMA synchronous=FULL")
+        copy.execute("PRAGMA journal_mode=OFF")  # it is nobody's yet, and synced below
         for key, value in meta.items():
             copy.execute(sql.PUT_META, {"key": key, "value": value})
         copy.execute("PRAGMA journal_mode=WAL")

@@ -123,7 +123,7 @@ def _connect(path: str, query: str, *, timeout: float) -> Connection:
     except DriverError as error:
         raise _damaged(path, error) from error
     try:
-        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        _first_read(connection)
         connection.execute(
             "PRAGMA foreign_keys=ON" if query == "mode=rw" else "PRAGMA query_only=ON"
         )
@@ -131,6 +131,16 @@ def _connect(path: str, query: str, *, timeout: float) -> Connection:
         connection.close()
         raise explain(path, error) from error
     return connection
+
+
+def _first_read(connection: Connection) -> None:
+    """Read something: SQLite opens its log and shared memory now, and can be asked twice for them."""
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except DriverError as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF not in (10, 14):
+            raise
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
 
 
 def is_io_error(error: Exception) -> bool:
@@ -142,13 +152,17 @@ def is_io_error(error: Exception) -> bool:
 
 
 def is_full(path: str, error: Exception) -> bool:
-    """Whether there is no room: for some files that it makes SQLite only says that it cannot."""
+    """Whether there is no room: of some files that it makes SQLite only says that it cannot.
+
+    pysqlite3 does not tell kinds of errors apart, so the file system is asked.
+    """
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:
         return "is full" in str(error)
     if code & 0xFF == 13:
         return True
-    return code & 0xFF in (10, 14) and not is_io_error(error) and not durable.has_room(path)
+    kind = code >> 8
+    return code & 0xFF in (10, 14) and kind in {0, *_NO_MEDIUM} and not durable.has_room(path)
 
 
 def is_locked(error: Exception) -> bool:

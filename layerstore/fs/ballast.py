@@ -21,15 +21,14 @@ LARGEST: Final = 256 << 10
 SMALLEST: Final = 4096
 _SHARE: Final = 16
 """At most one part in so many of the file system."""
-_KEPT_INODES: Final = 64
-"""A piece is not made again where it would leave fewer."""
+_FEW_INODES: Final = 64
+"""With fewer a warning is in order."""
 
 
 def room(path: str) -> tuple[int, int | None]:
     """Bytes and inodes that are left for whoever asks; None where inodes are not counted."""
     status = os.statvfs(path)
-    blocks = status.f_bfree if os.geteuid() == 0 else status.f_bavail
-    return blocks * status.f_frsize, status.f_ffree if status.f_files else None
+    return status.f_bavail * status.f_frsize, status.f_ffree if status.f_files else None
 
 
 def pieces(home: str) -> int:
@@ -49,6 +48,7 @@ def release(home: str) -> bool:
                 os.unlink(f"{directory}/{name}")
             except FileNotFoundError:
                 continue  # another process was faster
+            _SHORT.add(home)
             trace("ballast:release:after")
             _commit(directory)
             return True
@@ -72,9 +72,10 @@ _BTRFS: Final = 0x9123683E
 
 
 def restore(home: str) -> int:
-    """Make the pieces that are missing, where that leaves some room; how many were made."""
+    """Make the pieces that are missing, as far as there is room; how many were made."""
     directory = f"{home}/{layout.BALLAST}"
     made = 0
+    _SHORT.discard(home)
     try:
         there = set(os.listdir(directory))
         if len(there) == PIECES and not any(name.endswith(".tmp") for name in there):
@@ -93,8 +94,6 @@ def restore(home: str) -> int:
         for number in range(PIECES):
             name = f"{number:02}"
             if name not in there:
-                if not _leaves_room(home, size):
-                    break
                 _make(f"{directory}/{name}", size)
                 made += 1
     except OSError as error:
@@ -104,15 +103,21 @@ def restore(home: str) -> int:
     return made
 
 
+def restore_what_was_released(home: str) -> None:
+    """After a verb: the pieces that this process gave back for it, as far as there is room."""
+    if home in _SHORT:
+        with contextlib.suppress(OSError):
+            restore(home)
+
+
+_SHORT: set[str] = set()
+"""Homes of which this process has released pieces since it last tried to make them again."""
+
+
 def _piece(home: str) -> int:
     status = os.statvfs(home)
     share = status.f_blocks * status.f_frsize // _SHARE // PIECES
     return max(SMALLEST, min(LARGEST, share) // 4096 * 4096)
-
-
-def _leaves_room(home: str, size: int) -> bool:
-    free, inodes = room(home)
-    return free > 4 * size * PIECES and (inodes is None or inodes > _KEPT_INODES)
 
 
 def _make(path: str, size: int) -> None:
@@ -137,7 +142,7 @@ def warnings(home: str) -> Iterator[str]:
             "one opens it again"
         )
     free, inodes = room(home)
-    if free < LARGEST * PIECES or (inodes is not None and inodes < _KEPT_INODES):
+    if free < LARGEST * PIECES or (inodes is not None and inodes < _FEW_INODES):
         left = "" if inodes is None else f" and {inodes} inodes"
         yield f"the file system is nearly full: {free >> 10} KiB{left} are left"
     there = pieces(home)

@@ -28,18 +28,22 @@ def is_full(error: BaseException) -> bool:
     )
 
 
-def has_room(beside: str) -> bool:
-    """Whether a file with something in it can be made beside this one, by trying it."""
-    path = f"{os.path.dirname(beside)}/.room.{os.urandom(8).hex()}.tmp"
+def has_room(beside: str, *, files: int = 1) -> bool:
+    """Whether so many files with something in them can be made beside this one, by trying it."""
+    directory = os.path.dirname(beside)
+    made: list[int] = []
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
+        for _ in range(files):
+            path = f"{directory}/.room.{os.urandom(8).hex()}.tmp"
+            made.append(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
             os.unlink(path)
-            os.posix_fallocate(descriptor, 0, 64 << 10)
-        finally:
-            os.close(descriptor)
+            for page in range(8):
+                os.pwrite(made[-1], b"x", page * 4096)
     except OSError as error:
         return not is_full(error)
+    finally:
+        for descriptor in made:
+            os.close(descriptor)
     return True
 
 

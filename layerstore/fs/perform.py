@@ -215,7 +215,7 @@ class Performer:
         performed.mount_id = mountinfo.mount_id(target)
         if step.work is not None and os.statvfs(target).f_flag & os.ST_RDONLY:
             # What the kernel does, with a line in its log, where it cannot use the work directory.
-            full = not durable.has_room(f"{options.work}/room")
+            full = not durable.has_room(f"{options.work}/room", files=4)
             number = errno.ENOSPC if full else errno.EROFS
             raise OSError(number, f"was mounted read-only: {os.strerror(number)}", target)
 

@@ -25,6 +25,10 @@ _QUICK = (*_ASKING, ("volatile", ""))
 kernel with ``lowerdir+`` has it."""
 
 
+_MADE = 4
+"""Files and directories that a mount makes for itself; it goes on without them on a full disk."""
+
+
 def upper_is_free(diff: str, scratch: str, *, wait: float = 0.05) -> bool:
     """Whether no overlay in any mount namespace, visible or lazily detached, has ``diff`` as its
     upper directory.
@@ -74,7 +78,7 @@ def _probe(diff: str, scratch: str) -> None:
     # Where files have no handles the kernel turns the index off, with a line in its log, and would
     # say yes to all.
     if not os.path.isdir(f"{work}/index"):
-        if not durable.has_room(f"{work}/room"):
+        if not durable.has_room(f"{work}/room", files=_MADE):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), work)
         raise OSError(errno.EOPNOTSUPP, "this file system cannot tell whether it is mounted", diff)
 

@@ -28,7 +28,8 @@ from unittest import mock
 import attrs
 
 from layerstore import codec
-from layerstore.fs import mount, mountinfo, trace, upper
+from layerstore.db import reserve
+from layerstore.fs import ballast, mount, mountinfo, trace, upper
 from layerstore.testing import dying_at, points
 from tests.crash import shim
 from tests.crash.invariants import Violation, judge, mend, mounts_below
@@ -43,7 +44,7 @@ PATIENCE = 90
 """Seconds after which a child that hangs is ended, and counts as a failure."""
 
 Kind = Literal["call", "point"]
-Mode = Literal["before", "after", "torn"]
+Mode = Literal["before", "after", "torn", "eio", "enospc"]
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -542,6 +543,8 @@ def bench(name: str, patch: Patch = contextlib.nullcontext) -> Iterator[Bench]:
     """A bench for a scenario, in a directory of its own that is gone afterwards."""
     place = Path(tempfile.mkdtemp(prefix="layerstore-crash-", dir=base()))
     made = Bench(place, SCENARIOS[name], patch)
+    # Every round copies what is kept for full disks.
+    ballast.PIECES, ballast.LARGEST, reserve.LARGEST = 2, ballast.SMALLEST, 16 << 12  # type: ignore[misc]
     try:
         made.prepare()
         yield made
