@@ -136,7 +136,7 @@ class Journal:
             transaction = Transaction(connection, self.author, self._now)
             yield transaction
             # Long before it is reached: on a full disk it cannot be moved.
-            if transaction.last_seq > self._mark - MARK_STEP // 2:
+            if transaction.last_seq > max(0, self._mark - MARK_STEP // 2):
                 self._mark = self._raise_mark(transaction.last_seq)
 
     def intent_of(self, operation: m.Operation) -> e.Intent:

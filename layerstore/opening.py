@@ -110,6 +110,7 @@ def open_store(home: Path, *, timeout: float, durability: m.Durability) -> Opene
     _check_writable(home)
     _rewrite_if_suspect(home, timeout=timeout)
     place = os.fspath(home)
+    ballast.make_way(place)
     shared, database = room.making(place, lambda: _open_current(home, timeout=timeout))
     try:
         about = description.read(home)

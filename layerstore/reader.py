@@ -24,7 +24,7 @@ from layerstore.errors import (
     StoreDamaged,
     UnknownLayer,
 )
-from layerstore.fs import layout
+from layerstore.fs import durable, layout
 
 if TYPE_CHECKING:
     from layerstore import answers
@@ -82,10 +82,14 @@ def _database(home: Path) -> engine.ReadDatabase:
     """The journal, or the copy that is about to replace it after an I/O error."""
     copied = os.path.exists(home / layout.REWRITTEN)
     path = os.fspath(home / (layout.REWRITTEN if copied else layout.DATABASE))
+    if durable.is_nearly_full(os.fspath(home)):
+        from layerstore.fs import ballast
+
+        ballast.make_way(os.fspath(home))
     try:
         return engine.ReadDatabase(path, timeout=30)
     except DiskFull:
-        from layerstore import room  # SQLite has to make its shared memory anew
+        from layerstore import room
 
         return room.making(os.fspath(home), lambda: engine.ReadDatabase(path, timeout=30))
 

@@ -21,7 +21,7 @@ from layerstore import events as e
 from layerstore import model as m
 from layerstore.db import statements as sql
 from layerstore.errors import LayerstoreError, OwnerLost, UpperBusy, WritesRefused
-from layerstore.fs import ballast, layout, locks, mountinfo, perform
+from layerstore.fs import layout, locks, mountinfo, perform
 from layerstore.fs.durable import SyncFailed
 from layerstore.fs.steps import Performed
 from layerstore.fs.trace import trace
@@ -167,7 +167,7 @@ def run(hands: Hands, decision: Decision) -> e.Intent | None:
             with hands.changed:
                 hands.active.pop(decided[0][0], None)
                 hands.changed.notify_all()
-        ballast.restore_what_was_released(hands.home)
+        room.after_verb(hands.home, hands.journal.database)
     return intent
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from layerstore.errors import DiskFull
+from layerstore.errors import Busy, DiskFull
 from layerstore.fs import ballast, durable
 
 if TYPE_CHECKING:
@@ -46,19 +46,38 @@ def making(
     """Do `action`, again after each thing that made room; its error when nothing is left to try.
 
     `database`: its log is written back first, and begun anew with the next transaction, so that it
-    grows no more. `may_release()` is asked before each piece of the ballast.
+    grows no more; what is released goes to that before all. `may_release()` is asked before each
+    piece of the ballast.
     """
-    checkpointed = False
+
+    def release() -> bool:
+        return may_release() and ballast.release(home)
+
+    first = True
     while True:
         try:
             return action()
         except (OSError, DiskFull) as error:
             if not is_full(error):
                 raise
-            if database is not None and not checkpointed:
-                checkpointed = True
-                database.checkpoint()
-            elif not may_release() or not ballast.release(home):
+            without = first and database is not None and database.checkpoint()
+            if not without and not release():
                 raise
-            else:
-                checkpointed = False
+        first = False
+        while database is not None and not database.checkpoint() and release():
+            pass
+
+
+def after_verb(home: str, database: engine.Database) -> None:
+    """What was released is made again, and what the journal keeps is looked after now and then."""
+    from layerstore.db import reserve
+
+    with contextlib.suppress(OSError, DiskFull, Busy):
+        ballast.restore_what_was_released(home)
+        database.verbs += 1
+        if database.verbs % _NOW_AND_THEN == 0:
+            reserve.keep(database)
+
+
+_NOW_AND_THEN: Final = 256
+"""Verbs: they write half of what is kept."""

@@ -236,6 +236,7 @@ class Database(ReadDatabase):
         self._suspect = suspect
         self._spare = spare
         self._commits = 0
+        self.verbs = 0
         self._writer = connect(path, read_only=False, timeout=timeout)
         try:
             self._writer.execute("PRAGMA wal_autocheckpoint=0")
@@ -281,14 +282,15 @@ class Database(ReadDatabase):
             if self._commits >= CHECKPOINT_EVERY:
                 self._checkpoint()
 
-    def checkpoint(self) -> None:
-        """Write the WAL back into the database, if nobody reads it; the next commit begins it anew."""
+    def checkpoint(self) -> bool:
+        """Write the WAL back into the database, but for what somebody reads; the next commit begins
+        it anew. False: there was no room for it.
+        """
         with self._write_lock, self._fenced():
-            if not self._closed and not self._refused:
-                self._checkpoint()
+            return self._closed or bool(self._refused) or self._checkpoint() is not None
 
-    def _checkpoint(self, mode: str = "PASSIVE") -> int:
-        """How many pages the WAL has that the database has not."""
+    def _checkpoint(self, mode: str = "PASSIVE") -> int | None:
+        """How many pages the WAL has that the database has not; None where there is no room."""
         self._commits = 0
         try:
             _, pages, done = self._writer.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
@@ -296,7 +298,7 @@ class Database(ReadDatabase):
             # What was committed is in the WAL, and stays there until a checkpoint succeeds.
             if is_io_error(error):
                 self.refuse(f"the database could not be written ({error})")
-            return 0
+            return None if is_full(self.path, error) else 0
         return int(pages - done)
 
     def before_close(self) -> None:
@@ -306,7 +308,7 @@ class Database(ReadDatabase):
         with self._write_lock, self._fenced():
             if self._closed or self._refused:
                 return
-            if self._checkpoint("NOOP") > CHECKPOINT_AT_CLOSE:
+            if (self._checkpoint("NOOP") or 0) > CHECKPOINT_AT_CLOSE:
                 self._checkpoint()
 
     def close(self) -> None:

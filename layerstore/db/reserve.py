@@ -12,8 +12,8 @@ from typing import Final
 from layerstore.db import engine
 from layerstore.db import statements as sql
 
-LARGEST: Final = 2 << 20
-"""More than a thousand removes write: four events and some rows each."""
+LARGEST: Final = 1 << 20
+"""Four events and some rows of a thousand removes; the WAL is written back whenever it is full."""
 KEY: Final = "reserve"
 """The row of `meta`; one that is left by a kill is replaced and deleted by the next open."""
 _SHARE: Final = 64

@@ -55,6 +55,18 @@ def release(home: str) -> bool:
     return False
 
 
+def make_way(home: str) -> None:
+    """Release what SQLite needs before it opens the journal.
+
+    Its shared memory is cut and grown again by whoever opens it first, and where a page of that has
+    no blocks the process dies of SIGBUS.
+    """
+    if durable.is_nearly_full(home):
+        while not durable.has_room(f"{home}/{layout.DATABASE}"):
+            if not release(home):
+                break
+
+
 def _commit(directory: str) -> None:
     """On btrfs what was unlinked is free when its transaction is committed, and not before."""
     from layerstore.fs import syscalls
@@ -106,8 +118,7 @@ def restore(home: str) -> int:
 def restore_what_was_released(home: str) -> None:
     """After a verb: the pieces that this process gave back for it, as far as there is room."""
     if home in _SHORT:
-        with contextlib.suppress(OSError):
-            restore(home)
+        restore(home)
 
 
 _SHORT: set[str] = set()

@@ -28,6 +28,16 @@ def is_full(error: BaseException) -> bool:
     )
 
 
+_TRIED: Final = 64 << 10
+
+
+def is_nearly_full(path: str) -> bool:
+    """Whether so little is left, for other users than root, that it has to be tried."""
+    status = os.statvfs(path)
+    few = bool(status.f_files) and status.f_ffree < 8
+    return few or status.f_bavail * status.f_frsize < 16 * _TRIED
+
+
 def has_room(beside: str, *, files: int = 1) -> bool:
     """Whether so many files with something in them can be made beside this one, by trying it."""
     directory = os.path.dirname(beside)
@@ -37,8 +47,8 @@ def has_room(beside: str, *, files: int = 1) -> bool:
             path = f"{directory}/.room.{os.urandom(8).hex()}.tmp"
             made.append(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
             os.unlink(path)
-            for page in range(8):
-                os.pwrite(made[-1], b"x", page * 4096)
+            if os.pwrite(made[-1], bytes(_TRIED), 0) < _TRIED:
+                return False
     except OSError as error:
         return not is_full(error)
     finally:
