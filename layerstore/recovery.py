@@ -12,7 +12,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import attrs
 
@@ -81,13 +81,9 @@ class Hands:
         for operation in [name for name, thread in list(self.active.items()) if thread == me]:
             del self.active[operation]
 
-    def with_room(
-        self, action: Callable[[], T], *, may_release: Callable[[], bool] = lambda: True
-    ) -> T:
+    def with_room(self, action: Callable[[], T], **more: Any) -> T:
         """Do what fails whole, again after each thing that made room on a full disk."""
-        return room.making(
-            self.home, action, database=self.journal.database, may_release=may_release
-        )
+        return room.making(self.home, action, database=self.journal.database, **more)
 
     def is_alive(self, owner: str) -> bool:
         if owner == self.journal.author.owner:

@@ -9,18 +9,16 @@ from tests.crash.campaigns import Campaigns
 pytestmark = [pytest.mark.crash, pytest.mark.root]
 
 SCENARIOS = (
-    "close-holding",
     "create-sync-parent",
     "life",
     "open-dead",
     "open-suspect",
     "put-last-name",
-    "remove-draining",
     "remove-mounted",
 )
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_a_call_that_fails_loses_nothing(campaigns: Campaigns, scenario: str) -> None:
-    """After an I/O error or a full disk at any call, all that was acknowledged is there."""
-    assert campaigns.run("failures", scenario)["points"] > 0
+    """After an I/O error or a full disk at some calls, all that was acknowledged is there."""
+    assert campaigns.run("failures", scenario, "--limit", "30")["points"] > 0
