@@ -107,6 +107,11 @@ class Status:
     synchronous: str
     database_bytes: int
     wal_bytes: int
+    ballast: int
+    """Pieces of the ballast that are there, of 16."""
+    free_bytes: int
+    free_inodes: int | None
+    """None where the file system does not count them."""
     file_system: str
     probes: Mapping[str, Any] = attrs.field(hash=False)
     warnings: tuple[str, ...]

@@ -21,12 +21,13 @@ import attrs
 from layerstore import decide, description, place, plan, rows
 from layerstore import events as e
 from layerstore import model as m
+from layerstore.db import about as db_about
 from layerstore.db import engine
 from layerstore.db import statements as sql
 from layerstore.errors import JournalDamaged, LayerstoreError, Refused, StoreCopied
 from layerstore.fs import files, layout, mountinfo
 from layerstore.fs.trace import trace
-from layerstore.journal import MARK_STEP, InFlight, Transaction
+from layerstore.journal import MARK_STEP, InFlight, Transaction, database_of
 from layerstore.reader import check_not_newer, revision
 from layerstore.recovery import Hands
 
@@ -94,9 +95,7 @@ def arrive(home: Path) -> None:
 
 def announce(home: Path, store_id: str, arrival: Arrival, *, becomes: str = "") -> None:
     """Leave word in the database of a store that nobody has open; `becomes`: its new id."""
-    database = engine.Database(
-        os.fspath(home / layout.DATABASE), timeout=30, fence=os.fspath(home / layout.WRITE_LOCK)
-    )
+    database = database_of(home, timeout=30)
     try:
         check_not_newer(database.path, revision(database))
         with database.write(full=True) as connection:
@@ -221,10 +220,10 @@ def restart_numbers(
 
     The mark runs ahead of the newest event by one step, and a power cut takes a few events at most.
     """
-    if engine.last_number(database) >= about.high_water - 2 * MARK_STEP:
+    if db_about.last_number(database) >= about.high_water - 2 * MARK_STEP:
         return about
     with database.write(full=True) as connection:
-        engine.restart_numbers(connection, about.high_water)
+        db_about.restart_numbers(connection, about.high_water)
         put_word(connection, Arrival(BEHIND, ""))
     changed = attrs.evolve(about, epoch=description.new_epoch())
     description.write(home, changed)
@@ -233,7 +232,7 @@ def restart_numbers(
 
 def settle(hands: Hands) -> Iterator[m.Settled]:
     """Act upon the word that was left: one transaction, before anything of dead owners is settled."""
-    if place.ARRIVED not in engine.meta(hands.journal.database):
+    if place.ARRIVED not in db_about.meta(hands.journal.database):
         return
     with hands.journal.transaction(full=True) as tx:
         meta = {row[0]: row[1] for row in tx.all(sql.SELECT_META)}

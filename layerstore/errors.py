@@ -10,6 +10,7 @@
     ├── SchemaTooNew                   12   the database was written by a newer layerstore
     ├── Busy                           11   somebody else is at it; trying again may help
     │   └── UpperBusy
+    ├── DiskFull                       14   no bytes or no inodes are left; nothing was changed
     ├── Refused                        13   the store's rules forbid it now
     │   ├── StoreExists
     │   ├── NotAStoresPlace
@@ -109,6 +110,17 @@ class UpperBusy(Busy):
             f"Layer {layer} is still in use by the kernel: {users}.",
             hint="It is free when the last process that uses it ends; "
             f"'layerstore holders {layer}' shows who that is.",
+        )
+
+
+class DiskFull(LayerstoreError):
+    exit_code = 14
+    meaning = "the disk is full: no bytes, no inodes or no quota left"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"There is no room left on the file system of {path}.",
+            hint="Remove layers, or free space (bytes and inodes: 'df', 'df -i').",
         )
 
 

@@ -17,7 +17,7 @@ import contextlib
 import threading
 from collections.abc import Iterator
 
-from layerstore.db import engine
+from layerstore.db import engine, faults
 from layerstore.fs.trace import trace
 
 
@@ -145,7 +145,7 @@ class Grouping:
                 raise
         except engine.DriverError as error:
             self._end(part, group)
-            raise engine.explain(self._database.path, error) from error
+            raise faults.explain(self._database.path, error) from error
         except BaseException:
             self._end(part, group)
             raise

@@ -8,7 +8,9 @@ it here and stops.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -19,6 +21,7 @@ from layerstore import model as m
 from layerstore.db import engine
 from layerstore.db import statements as sql
 from layerstore.errors import JournalDamaged, OwnerLost
+from layerstore.fs import layout
 
 
 @attrs.frozen
@@ -123,10 +126,12 @@ class Journal:
         author: Author,
         *,
         now: Callable[[], int],
-        raise_mark: Callable[[int], None],
+        raise_mark: Callable[[int], int],
         mark: int,
     ) -> None:
-        """`raise_mark(seq)` makes the high-water mark of store.json at least `seq`, durably."""
+        """`raise_mark(seq)` moves the high-water mark of store.json well beyond `seq`, durably, if
+        there is room for it; the mark that it has then.
+        """
         self.database = database
         self.author = author
         self._now = now
@@ -143,10 +148,9 @@ class Journal:
             transaction = Transaction(connection, self.author, self._now)
             yield transaction
             self.last_seq = max(self.last_seq, transaction.last_seq)
-            if transaction.last_seq > self._mark:
-                mark = transaction.last_seq + MARK_STEP
-                self._raise_mark(mark)
-                self._mark = mark
+            # Long before it is reached: on a full disk it cannot be moved.
+            if transaction.last_seq > max(0, self._mark - MARK_STEP // 2):
+                self._mark = self._raise_mark(transaction.last_seq)
 
     def intent_of(self, operation: m.Operation) -> e.Intent:
         """The intent event of an operation in flight."""
@@ -202,3 +206,14 @@ class Journal:
 
 MARK_STEP = 10_000
 """The mark in store.json runs ahead of seq by this much, so that it is seldom written."""
+
+
+def database_of(home: Path, *, timeout: float) -> engine.Database:
+    """The database of a store, to be written; StoreDamaged if it is none."""
+    return engine.Database(
+        os.fspath(home / layout.DATABASE),
+        timeout=timeout,
+        fence=os.fspath(home / layout.WRITE_LOCK),
+        suspect=os.fspath(home / layout.SUSPECT),
+        spare=os.fspath(home / layout.STORE_LOCK),
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from layerstore import description, opening, place
+from layerstore import access, description, place
 from layerstore import model as m
 from layerstore.db import engine
 from layerstore.db import statements as sql
@@ -52,7 +52,7 @@ class Keeping:
         before, after = cls.revision(home)
         check_not_newer(os.fspath(Path(home).resolve() / layout.DATABASE), before)
         if before < after:
-            opening.upgrade(Path(home).resolve(), timeout=timeout)
+            access.upgrade(Path(home).resolve(), timeout=timeout)
         return before, cls.revision(home)[0]
 
     @classmethod

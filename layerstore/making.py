@@ -11,13 +11,13 @@ from pathlib import Path
 
 import attrs
 
-from layerstore import codec, copies, description, opening, place, recovery, restoring
+from layerstore import access, codec, copies, description, opening, place, recovery, restoring
 from layerstore import events as e
 from layerstore import model as m
 from layerstore.db import engine
 from layerstore.db import statements as sql
 from layerstore.errors import InvalidArgument, LayerstoreError, NotAStoresPlace, StoreExists
-from layerstore.fs import durable, layout, locks, mountinfo
+from layerstore.fs import ballast, durable, layout, locks, mountinfo
 
 
 def initialize(home: Path, *, max_depth: int) -> None:
@@ -28,7 +28,7 @@ def initialize(home: Path, *, max_depth: int) -> None:
     """
     if not 1 <= max_depth <= m.MAX_DEPTH:
         raise InvalidArgument(f"max_depth must be 1 to {m.MAX_DEPTH}, not {max_depth}.")
-    engine.check_path(os.fspath(home / layout.OWN / opening.NEW_DATABASE))
+    engine.check_path(os.fspath(home / layout.OWN / access.NEW_DATABASE))
     is_there = os.path.lexists(home)
     _make_home(home)
     if (home / layout.STORE_FILE).exists():
@@ -54,6 +54,7 @@ def initialize(home: Path, *, max_depth: int) -> None:
             high_water=0,
         )
         _new_database(home, about, e.StoreInitialized(about.store_id, max_depth))
+        ballast.restore(os.fspath(home))
         durable.sync_directory(os.fspath(home))
         durable.sync_directory(os.fspath(home.parent))
         place.write(home, place.here(home))
@@ -144,6 +145,8 @@ def _make_own(home: Path) -> list[Path]:
             made.append(home / layout.STORE_LOCK)
         descriptor = os.open(home / layout.STORE_LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         os.close(descriptor)
+        # Last: what is made in a directory that has it gets it, too.
+        ballast.write_in_place(os.fspath(home / layout.OWN))
     except OSError as error:
         raise LayerstoreError(
             f"{home} cannot be written: {error.strerror}.",
@@ -159,7 +162,7 @@ def _new_database(home: Path, about: description.Description, first: e.Event) ->
     """
     _set_aside(home)
     path = home / layout.DATABASE
-    fresh = path.with_name(opening.NEW_DATABASE)
+    fresh = path.with_name(access.NEW_DATABASE)
     for suffix in ("", "-wal", "-shm"):
         fresh.with_name(fresh.name + suffix).unlink(missing_ok=True)
     kind, data = codec.encode(first)
@@ -196,6 +199,7 @@ def rebuild(home: Path, *, timeout: float) -> list[m.Settled]:
         copies.refuse_copy(home, about)
         _new_database(home, about, e.StoreRebuilt(about.store_id, "asked for"))
         description.write(home, about)
+        (home / layout.SUSPECT).unlink(missing_ok=True)
     opened = opening.open_store(home, timeout=timeout, durability=m.Durability.FULL)
     opened.close()
     return opened.settled
@@ -253,8 +257,8 @@ def _set_aside(home: Path) -> None:
     Database first: as long as it is not gone, its archives are where it looks for them.
     """
     aside = home / layout.QUARANTINE / recovery.new_name()
-    for name in (*(layout.DATABASE + suffix for suffix in ("", "-wal", "-shm")), layout.ARCHIVES):
-        path = home / name
+    names = [layout.DATABASE + suffix for suffix in ("", "-wal", "-shm")]
+    for path in (home / name for name in (*names, layout.REWRITTEN, layout.ARCHIVES)):
         if path.exists():
             aside.mkdir(mode=layout.PRIVATE_MODE, exist_ok=True)
             path.rename(aside / path.name)

@@ -7,6 +7,7 @@ lock, then its row), probes, then what dead owners left.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -16,15 +17,16 @@ from pathlib import Path
 
 import attrs
 
-from layerstore import copies, description, place, recovery, rows
+from layerstore import access, copies, description, place, recovery, room, rows
 from layerstore import model as m
+from layerstore.db import about as db_about
 from layerstore.db import engine
 from layerstore.db import statements as sql
-from layerstore.errors import Busy, CannotCarryOverlay, LayerstoreError
-from layerstore.fs import durable, layout, locks, mount, mountinfo, perform
-from layerstore.journal import Author, Journal
+from layerstore.errors import Busy, CannotCarryOverlay, DiskFull, LayerstoreError
+from layerstore.fs import ballast, durable, layout, locks, mount, mountinfo, perform
+from layerstore.journal import MARK_STEP, Author, Journal
 from layerstore.options import NO_OPTIONS, Options
-from layerstore.reader import check_database, revision
+from layerstore.reader import check_database
 
 log = logging.getLogger("layerstore")
 
@@ -42,15 +44,19 @@ class Opened:
 
     def close(self) -> None:
         """Say that this owner ended cleanly, if it did, and let go of everything."""
+        with contextlib.suppress(LayerstoreError):
+            self.database.before_close()
+            self.hands.with_room(self._close_owner)
+        self.release()
+        with contextlib.suppress(OSError):
+            ballast.restore(self.hands.home)
+
+    def _close_owner(self) -> None:
         me = self.hands.journal.author.owner
-        with (
-            contextlib.suppress(LayerstoreError),
-            self.hands.journal.transaction(full=False) as tx,
-        ):
+        with self.hands.journal.transaction(full=False) as tx:
             holds = tx.one(sql.SELECT_HELD_BY, holder=m.OWNER_PREFIX + me)
             if holds is None and tx.one(sql.SELECT_OPERATION_OF, owner=me) is None:
                 tx.execute(sql.CLOSE_OWNER, id=me, at=now())
-        self.release()
 
     def release(self) -> None:
         """Let go of files and locks, in the order of trust: the lock last."""
@@ -70,11 +76,6 @@ def now() -> int:
     return time.time_ns() // 1000
 
 
-_READY = os.path.basename(layout.READY)
-NEW_DATABASE = "journal.db.new"
-"""Where a new database is made before it gets its name."""
-
-
 def probe_home(home: Path, *, insist: bool) -> None:
     """Find out what kernel and file system can do, and keep it for this boot.
 
@@ -89,6 +90,8 @@ def probe_home(home: Path, *, insist: bool) -> None:
             f"{home} cannot carry a layerstore: {found.problem}",
             hint="Use a directory on ext4, XFS, btrfs or tmpfs.",
         )
+    if found.problem and not durable.has_room(os.fspath(home / layout.PROBES)):
+        raise OSError(errno.ENOSPC, "nothing can be tried out on a full disk", home)
     text = json.dumps({"boot_id": boot_id(), **attrs.asdict(found)}, indent=2) + "\n"
     durable.replace_file(os.fspath(home / layout.PROBES), text, mode=0o600)
 
@@ -108,19 +111,27 @@ def open_store(
     """Open a store for writing, and settle what dead owners left."""
     copies.refuse_copy(home, description.read(home))  # there is a store, and it is not another's
     _check_writable(home)
+    access.rewrite_if_suspect(home, timeout=timeout)
+    where = os.fspath(home)
+    ballast.make_way(where)
     _prepare(home, options)
-    shared, database = _open_current(home, timeout=timeout)
+    shared, database = room.making(where, lambda: access.open_current(home, timeout=timeout))
     try:
         about = description.read(home)
         check_database(database, about)
         about = copies.restart_numbers(home, database, about)
-        opened = _become_owner(home, about, database, shared, durability)
+        opened = room.making(
+            where,
+            lambda: _become_owner(home, about, database, shared, durability),
+            database=database,
+        )
     except BaseException:
-        _let_go(shared, database)
+        access.let_go(shared, database)
         raise
     try:
         _probe_if_new_boot(home)
         opened.settled += settle(opened.hands)
+        _keep_reserves(opened)
     except BaseException:
         opened.close()
         raise
@@ -142,28 +153,13 @@ def _prepare(home: Path, options: Options) -> None:
             home.chmod(layout.HOME_MODE)
 
 
-def _alone(home: Path) -> None:
-    """What an open does first where nobody else has the store open."""
-    if any(name.startswith(_READY) for name in os.listdir(home / layout.OWN)):
-        from layerstore import restoring
+def _keep_reserves(opened: Opened) -> None:
+    """Ballast, and room for the journal, where there is enough of it; nobody waits or fails for it."""
+    from layerstore.db import reserve
 
-        restoring.finish(home)
-    copies.arrive(home)
-    _sweep_own(home)
-
-
-def _sweep_own(home: Path) -> None:
-    """Remove what was killed while it made a file of the store's own, or tried the file system.
-
-    No row tells of these. Whoever calls this has the store to itself.
-    """
-    for path in (home / layout.OWN).iterdir():
-        if path.name.endswith(".tmp") or path.name.startswith(f"{NEW_DATABASE}"):
-            path.unlink()
-    for path in (home / layout.STAGING).glob(f"{layout.TRIAL}*"):
-        from layerstore.fs import probe
-
-        probe.clear(os.fspath(path.parent), path.name)
+    with contextlib.suppress(OSError, DiskFull, Busy):
+        ballast.restore(opened.hands.home)
+        reserve.keep(opened.database)
 
 
 def _check_writable(home: Path) -> None:
@@ -172,71 +168,6 @@ def _check_writable(home: Path) -> None:
             f"{home} cannot be written.",
             hint="Open it with read_only=True, or see why it is read-only.",
         )
-
-
-def _open_current(home: Path, *, timeout: float) -> tuple[locks.SharedStoreLock, engine.Database]:
-    """The shared lock and the database, with the packaged schema or one that is refused.
-
-    An older one is upgraded, which needs the store to itself: so both are let go first. Where
-    another process upgrades it or keeps it open, looking again is the way in.
-    """
-    deadline = time.monotonic() + timeout
-    while True:
-        shared, database = _open_database(home, timeout=timeout)
-        try:
-            if not _is_older(database):
-                return shared, database
-        except BaseException:
-            _let_go(shared, database)
-            raise
-        _let_go(shared, database)
-        try:
-            upgrade(home, timeout=min(0.1, timeout))
-        except Busy:
-            if time.monotonic() >= deadline:
-                raise
-
-
-def _open_database(home: Path, *, timeout: float) -> tuple[locks.SharedStoreLock, engine.Database]:
-    shared = locks.SharedStoreLock(
-        os.fspath(home / layout.STORE_LOCK), timeout=timeout, alone=lambda: _alone(home)
-    )
-    try:
-        database = engine.Database(
-            os.fspath(home / layout.DATABASE),
-            timeout=timeout,
-            fence=os.fspath(home / layout.WRITE_LOCK),
-        )
-    except BaseException:
-        shared.close()
-        raise
-    return shared, database
-
-
-def _let_go(shared: locks.SharedStoreLock, database: engine.Database) -> None:
-    try:
-        database.close()
-    finally:
-        shared.close()
-
-
-def _is_older(database: engine.ReadDatabase) -> bool:
-    return revision(database) < sql.REVISION
-
-
-def upgrade(home: Path, *, timeout: float) -> None:
-    """Bring the schema to the packaged revision, after a copy, with the store to oneself."""
-    from layerstore.db import migrate
-
-    path = os.fspath(home / layout.DATABASE)
-    with locks.store_to_oneself(os.fspath(home / layout.STORE_LOCK), timeout=timeout):
-        database = engine.ReadDatabase(path, timeout=30)
-        try:
-            older = _is_older(database)
-        finally:
-            database.close()
-        if older:  # nobody was faster
-            migrate.upgrade(path)
 
 
 def _become_owner(
@@ -268,10 +199,24 @@ def _become_owner(
         lock.release()
         raise
 
-    def raise_mark(mark: int) -> None:
+    def raise_mark(seq: int) -> int:
         current = description.read(home)
-        if mark > current.high_water:
-            description.write(home, attrs.evolve(current, high_water=mark))
+        raised = attrs.evolve(current, high_water=seq + MARK_STEP)
+        if raised.high_water <= current.high_water:
+            return current.high_water
+        try:
+            room.making(
+                os.fspath(home),
+                lambda: description.write(home, raised),
+                may_release=lambda: seq > current.high_water,
+            )
+        except OSError as error:
+            # It keeps numbers from coming back should the database be lost, too. No remove fails for
+            # want of it: the next event tries again.
+            if not room.is_full(error):
+                raise
+            return current.high_water
+        return raised.high_water
 
     journal = Journal(
         database,
@@ -302,7 +247,16 @@ def _probe_if_new_boot(home: Path) -> None:
     except (OSError, ValueError):
         known = None
     if known != boot_id():
-        probe_home(home, insist=False)
+        try:
+            room.making(os.fspath(home), lambda: probe_home(home, insist=False))
+        except OSError as error:
+            if not room.is_full(error):
+                raise  # else the next open finds it out
+
+
+def _compared(journal: Journal) -> None:
+    with journal.transaction(full=True) as transaction:
+        transaction.execute(sql.DELETE_META, key=place.COMPARE)
 
 
 def settle(hands: recovery.Hands) -> list[m.Settled]:
@@ -316,7 +270,7 @@ def settle(hands: recovery.Hands) -> list[m.Settled]:
     mount_id = mountinfo.mount_id(hands.home)
     elsewhere = [o for o in dead if (o.boot_id, o.mount_id) != (me.boot_id, mount_id)]
     alone = len(dead) == len(others)
-    asked = engine.meta(hands.journal.database).get(place.COMPARE)
+    asked = db_about.meta(hands.journal.database).get(place.COMPARE)
     if asked == copies.STALE:
         settled += copies.forget_removed(hands)
     if asked or (elsewhere and alone):
@@ -324,8 +278,7 @@ def settle(hands: recovery.Hands) -> list[m.Settled]:
 
         settled += comparison.compare(hands)
     if asked:
-        with hands.journal.transaction(full=True) as transaction:
-            transaction.execute(sql.DELETE_META, key=place.COMPARE)
+        hands.with_room(lambda: _compared(hands.journal))
     # One that died before this boot is buried only by who compared the tree after it.
     for owner in dead:
         if alone or owner not in elsewhere:

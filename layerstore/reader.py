@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING, Any, Self
 from layerstore import archives, description, place, rows
 from layerstore import model as m
 from layerstore.chronicle import Chronicle
+from layerstore.db import about as db_about
 from layerstore.db import engine
 from layerstore.db import statements as sql
 from layerstore.errors import (
+    DiskFull,
     InvalidArgument,
     SchemaTooNew,
     StoreDamaged,
     UnknownLayer,
 )
-from layerstore.fs import layout
+from layerstore.fs import durable, layout
 
 if TYPE_CHECKING:
     from layerstore import answers
@@ -52,7 +54,7 @@ def check_database(database: engine.ReadDatabase, about: description.Description
             f"{database.path} has the older schema {stored}.",
             hint="Any command that writes upgrades it, and so does 'layerstore db upgrade'.",
         )
-    meta = engine.meta(database)
+    meta = db_about.meta(database)
     if meta.get("store_id") != about.store_id:
         raise StoreDamaged(
             f"{database.path} belongs to store {meta.get('store_id')}, and this is store "
@@ -78,6 +80,22 @@ def revision(database: engine.ReadDatabase) -> str:
     return str(found[0][0])
 
 
+def _database(home: Path) -> engine.ReadDatabase:
+    """The journal, or the copy that is about to replace it after an I/O error."""
+    copied = os.path.exists(home / layout.REWRITTEN)
+    path = os.fspath(home / (layout.REWRITTEN if copied else layout.DATABASE))
+    if durable.is_nearly_full(os.fspath(home)):
+        from layerstore.fs import ballast
+
+        ballast.make_way(os.fspath(home))
+    try:
+        return engine.ReadDatabase(path, timeout=30)
+    except DiskFull:
+        from layerstore import room
+
+        return room.making(os.fspath(home), lambda: engine.ReadDatabase(path, timeout=30))
+
+
 class Reader(Chronicle):
     """A store, opened to ask it questions."""
 
@@ -89,7 +107,7 @@ class Reader(Chronicle):
         """
         path = Path(home).resolve()
         about = description.read(path)
-        database = engine.ReadDatabase(os.fspath(path / layout.DATABASE), timeout=30)
+        database = _database(path)
         try:
             check_database(database, about)
         except BaseException:
@@ -338,7 +356,9 @@ class Reader(Chronicle):
     def status(self) -> answers.Status:
         """What the store is and runs on."""
         from layerstore import answers
+        from layerstore.fs import ballast
 
+        free, inodes = ballast.room(self._home)
         layers, damaged = self._read(sql.COUNT_LAYERS)[0]
         probes = self._probes()
         database = self._home + "/" + layout.DATABASE
@@ -362,9 +382,12 @@ class Reader(Chronicle):
             synchronous="outcomes FULL; intents, gets and puts NORMAL",
             database_bytes=_size(database),
             wal_bytes=_size(f"{database}-wal"),
+            ballast=ballast.pieces(self._home),
+            free_bytes=free,
+            free_inodes=inodes,
             file_system=str(probes.get("file_system", "not probed")),
             probes=probes,
-            warnings=tuple(self._warnings(probes)),
+            warnings=(*self._warnings(probes), *ballast.warnings(self._home)),
             events=self._read(sql.COUNT_EVENTS)[0][0],
             **self._archived(),
         )

@@ -12,10 +12,11 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any, Final, TypeVar
 
 import attrs
 
-from layerstore import decide, plan, rows, state
+from layerstore import decide, plan, room, rows, state
 from layerstore import events as e
 from layerstore import model as m
 from layerstore.db import statements as sql
@@ -30,6 +31,11 @@ log = logging.getLogger("layerstore")
 
 _NORMAL = frozenset({m.Verb.MOUNT, m.Verb.UNMOUNT, m.Verb.EMPTY})
 """Verbs whose outcome need not survive a power cut: no mount does, and emptying can be repeated."""
+
+
+_TAKING: Final = (e.LayerCreateIntended, e.LayerMountIntended)
+"""What takes room: the ballast is not for them, but for ending them."""
+T = TypeVar("T")
 
 
 @attrs.define
@@ -74,6 +80,10 @@ class Hands:
         me = threading.get_ident()
         for operation in [name for name, thread in list(self.active.items()) if thread == me]:
             del self.active[operation]
+
+    def with_room(self, action: Callable[[], T], **more: Any) -> T:
+        """Do what fails whole, again after each thing that made room on a full disk."""
+        return room.making(self.home, action, database=self.journal.database, **more)
 
     def is_alive(self, owner: str) -> bool:
         if owner == self.journal.author.owner:
@@ -122,10 +132,18 @@ def run(hands: Hands, decision: Decision) -> e.Intent | None:
             hands.active[operation] = threading.get_ident()
         return intent
 
+    def attempt() -> str | None:
+        for name, _ in decided:  # of an attempt that met a full disk
+            hands.active.pop(name, None)
+        decided.clear()
+        return begin(hands, remember)
+
     acting = False
     hands.start()
     try:
-        begin(hands, remember)
+        hands.with_room(
+            attempt, may_release=lambda: not decided or not isinstance(decided[0][1], _TAKING)
+        )
         if not decided:
             return None
         operation, intent = decided[0]
@@ -145,6 +163,7 @@ def run(hands: Hands, decision: Decision) -> e.Intent | None:
             with hands.changed:
                 hands.active.pop(decided[0][0], None)
                 hands.changed.notify_all()
+        room.after_verb(hands.home, hands.journal.database)
     return intent
 
 
@@ -168,11 +187,13 @@ def conclude(
     if removed:
         hands.active[emptying] = threading.get_ident()
     try:
-        hands.journal.finish(
-            operation,
-            outcome,
-            full=hands.full and verb not in _NORMAL,
-            then=and_empty if removed else None,
+        hands.with_room(
+            lambda: hands.journal.finish(
+                operation,
+                outcome,
+                full=hands.full and verb not in _NORMAL,
+                then=and_empty if removed else None,
+            )
         )
         trace(f"{name}:outcome:after")
         if removed:
@@ -226,8 +247,8 @@ def _abandon(hands: Hands, operation: str, layer: str, error: BaseException) -> 
     """Let anyone settle it. Where even that fails, it is settled at the next touch."""
     if isinstance(error, SyncFailed):
         hands.journal.database.refuse(str(error))
-    with contextlib.suppress(LayerstoreError):
-        hands.journal.abandon(operation, layer, _in_short(error))
+    with contextlib.suppress(LayerstoreError, OSError):
+        hands.with_room(lambda: hands.journal.abandon(operation, layer, _in_short(error)))
 
 
 def _in_short(error: BaseException) -> str:
@@ -241,7 +262,7 @@ def _in_short(error: BaseException) -> str:
 def settle(hands: Hands, operation: m.Operation) -> m.Settled | None:
     """Claim an operation that nobody is at, and end it. None: somebody else is at it."""
     with hands.working_on(operation.id) as mine:
-        if not mine or not hands.journal.claim(operation):
+        if not mine or not hands.with_room(lambda: hands.journal.claim(operation)):
             return None
         try:
             trace("settle:claim:after")
@@ -308,10 +329,14 @@ def settle_operations(hands: Hands) -> Iterator[m.Settled]:
 
 def bury(hands: Hands, owner: m.Owner) -> m.Settled:
     """End the holds of a dead owner. Its operations are settled already."""
-    with hands.journal.transaction(full=False) as transaction:
-        found = transaction.one(sql.SELECT_OWNER, id=owner.id)
-        if found is not None and rows.owner(found).closed_at is None:
-            transaction.append(e.OwnerDied(owner.id, owner.pid, owner.command))
+
+    def say_so() -> None:
+        with hands.journal.transaction(full=False) as transaction:
+            found = transaction.one(sql.SELECT_OWNER, id=owner.id)
+            if found is not None and rows.owner(found).closed_at is None:
+                transaction.append(e.OwnerDied(owner.id, owner.pid, owner.command))
+
+    hands.with_room(say_so)
     trace("settle:bury:after")
     with contextlib.suppress(FileNotFoundError):
         os.unlink(f"{hands.home}/{layout.owner_lock(owner.id)}")

@@ -14,7 +14,8 @@ from typing import Final
 import attrs
 
 from layerstore import copies, description
-from layerstore.db import engine
+from layerstore.db import about as db_about
+from layerstore.db import engine, faults
 from layerstore.db import statements as sql
 from layerstore.errors import InvalidArgument, StoreDamaged
 from layerstore.fs import durable, layout, locks
@@ -96,7 +97,7 @@ def _check(fresh: Path, source: Path, about: description.Description) -> None:
 
             if not migrate.knows(stored):
                 raise StoreDamaged(f"{source} has the schema {stored}, which was never released.")
-        owner = engine.meta(database).get("store_id")
+        owner = db_about.meta(database).get("store_id")
     finally:
         database.close()
     if owner != about.store_id:
@@ -113,11 +114,11 @@ def _prepare(fresh: Path, source: Path, about: description.Description) -> None:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("BEGIN IMMEDIATE")
-        engine.restart_numbers(connection, about.high_water)
+        db_about.restart_numbers(connection, about.high_water)
         copies.put_word(connection, copies.Arrival(copies.RESTORED, os.fspath(source)))
         connection.execute("COMMIT")
     except engine.DriverError as error:
-        raise engine.explain(os.fspath(fresh), error) from error
+        raise faults.explain(os.fspath(fresh), error) from error
     finally:
         connection.close()
     os.chmod(fresh, 0o600)

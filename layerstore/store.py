@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, overload
 
-from layerstore import compaction, decide, opening, recovery, waiting
+from layerstore import compaction, decide, opening, recovery, room, waiting
 from layerstore import events as e
 from layerstore import model as m
 from layerstore import options as o
@@ -115,9 +115,10 @@ class Store(compaction.Compacting, Keeping):
             raise InvalidArgument(f"The durability is 'full' or 'process', not {durability!r}.")
         compaction.check_limits(compact_above, keep_archives)
         wanted = o.parse(options, uid_maps, gid_maps)
-        opened = opening.open_store(
-            path, timeout=timeout, durability=m.Durability(durability), options=wanted
-        )
+        with room.explained(path):
+            opened = opening.open_store(
+                path, timeout=timeout, durability=m.Durability(durability), options=wanted
+            )
         opened.settled[:0] = told
         store = cls(path, opened, timeout=timeout, options=wanted)
         store.keep_compact(opened.hands, above=compact_above, keep_archives=keep_archives)
@@ -295,8 +296,12 @@ class Store(compaction.Compacting, Keeping):
             owner = hold.holder.removeprefix(m.OWNER_PREFIX)
             if owner == hold.holder or self._hands.is_alive(owner):
                 continue
-            with self._hands.journal.transaction(full=False) as tx:
-                ended |= decide.end_holds(tx, layer, hold.holder, reason="its process died")
+
+            def end(holder: str = hold.holder) -> bool:
+                with self._hands.journal.transaction(full=False) as tx:
+                    return decide.end_holds(tx, layer, holder, reason="its process died")
+
+            ended |= self._hands.with_room(end)
         return ended
 
     # --- cleanup and release ------------------------------------------------------------------
@@ -346,9 +351,10 @@ class Store(compaction.Compacting, Keeping):
         """Run one operation, after whatever is in flight on its layers."""
         self._check_usable()
         try:
-            intent = waiting.operate(
-                self._hands, decision, timeout=self._timeout, name_of=self._name_of
-            )
+            with room.explained(self.home):
+                intent = waiting.operate(
+                    self._hands, decision, timeout=self._timeout, name_of=self._name_of
+                )
         except UnicodeEncodeError as error:
             raise InvalidArgument(f"{error.object!r} is not a text in UTF-8.") from error
         self._compactor.tend()

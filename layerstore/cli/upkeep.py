@@ -40,7 +40,10 @@ def status_command(app: App) -> None:
             ("Archives", _archives(status)),
             ("Durability", f"{status.durability}, synchronous {status.synchronous}"),
             ("SQLite", f"{status.sqlite} by {status.sqlite_driver}, {status.journal_mode} mode"),
-            ("File system", status.file_system),
+            (
+                "File system",
+                f"{status.file_system}, {_free(status.free_bytes, status.free_inodes)}",
+            ),
             ("Probes", "\n".join(_probes(status.probes))),
             ("Warnings", "\n".join(status.warnings)),
         )
@@ -68,6 +71,10 @@ def _archives(status: Status) -> str:
 
 def _bytes(database: int, wal: int) -> str:
     return f"{size(database)} and {size(wal)} of write-ahead log"
+
+
+def _free(free: int, inodes: int | None) -> str:
+    return f"{size(free)} free" if inodes is None else f"{size(free)} and {inodes} inodes free"
 
 
 def _probes(probes: Mapping[str, Any]) -> list[str]:

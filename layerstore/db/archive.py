@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
-from layerstore.db import engine
+from layerstore.db import engine, faults
 from layerstore.db import statements as sql
 from layerstore.errors import StoreDamaged
 from layerstore.fs import durable
@@ -60,7 +60,7 @@ class Writer:
         try:
             yield
         except engine.DriverError as error:
-            raise engine.explain(self.path, error) from error
+            raise faults.explain(self.path, error) from error
 
     def add(self, table: str, rows: engine.Rows) -> None:
         """Add rows, whose columns are those of the table in their order."""

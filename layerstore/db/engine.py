@@ -5,7 +5,9 @@ library in it, would drop SQLite's POSIX locks: another process would then take 
 one and delete the WAL with acknowledged commits in it. So the driver is chosen here, once.
 
 Assumptions: WAL mode; `synchronous` is FULL for a commit that must survive a power cut and NORMAL
-otherwise, set before BEGIN (inside a transaction SQLite ignores it).
+otherwise, set before BEGIN (inside a transaction SQLite ignores it). Checkpoints are made here and
+not by SQLite, which ignores a sync that fails in its own; and the WAL keeps its size, because on a
+full disk it could not grow to it again.
 """
 
 from __future__ import annotations
@@ -18,9 +20,15 @@ import urllib.parse
 from collections.abc import Iterator
 from typing import Any, Final
 
+from layerstore.db import faults, wal
 from layerstore.db import statements as sql
-from layerstore.db import wal
-from layerstore.errors import Busy, InvalidArgument, StoreClosed, StoreDamaged, WritesRefused
+from layerstore.errors import (
+    InvalidArgument,
+    StoreClosed,
+    StoreDamaged,
+    WritesRefused,
+)
+from layerstore.fs import durable
 
 try:  # it carries a current SQLite; the standard library's is the distribution's
     import pysqlite3.dbapi2 as _driver
@@ -41,6 +49,10 @@ Rows = list[tuple[Any, ...]]
 
 LONGEST_PATH: Final = 504
 """Bytes in the path of a database, symbolic links resolved: SQLite opens none that is longer."""
+CHECKPOINT_EVERY: Final = 160
+"""Commits of one connection: some thousand pages, which is also SQLite's own rule."""
+CHECKPOINT_AT_CLOSE: Final = 64
+"""Pages in the WAL: the next open reads them all."""
 PAGE: Final = 500
 """Rows that one read transaction may fetch before it ends: a longer one would stop checkpoints."""
 
@@ -94,32 +106,9 @@ def vacuum_into(path: str, target: str, *, timeout: float) -> None:
         connection.execute("PRAGMA query_only=OFF")  # SQLite counts a new file as a change
         connection.execute("VACUUM INTO ?", (target,))
     except DriverError as error:
-        raise explain(path, error) from error
+        raise faults.explain(path, error) from error
     finally:
         connection.close()
-
-
-def restart_numbers(connection: Connection, mark: int) -> None:
-    """Let the next event get a number above `mark`, and above every number that it ever gave out."""
-    connection.execute(
-        "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = 'events'", (mark,)
-    )
-    if not connection.execute("SELECT 1 FROM sqlite_sequence WHERE name = 'events'").fetchall():
-        connection.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('events', ?)", (mark,))
-
-
-def meta(database: ReadDatabase) -> dict[str, str]:
-    """What the database says about itself."""
-    return {row[0]: row[1] for row in database.read(sql.SELECT_META)}
-
-
-def last_number(database: ReadDatabase) -> int:
-    """The highest number that an event was ever given, also one that is gone from the table."""
-    return int(
-        database.read("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'events'")[0][
-            0
-        ]
-    )
 
 
 def scratch() -> Connection:
@@ -163,17 +152,15 @@ def _connect(path: str, query: str, *, timeout: float) -> Connection:
             cached_statements=256,
         )
     except DriverError as error:
-        raise _damaged(path, error) from error
+        raise faults.damaged(path, error) from error
     try:
-        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        _first_read(connection)
         connection.execute(
             "PRAGMA foreign_keys=ON" if query == "mode=rw" else "PRAGMA query_only=ON"
         )
     except DriverError as error:
         connection.close()
-        if is_locked(error):
-            raise Busy(f"The database {path} is locked by another process.") from error
-        raise _damaged(path, error) from error
+        raise faults.explain(path, error) from error
     return connection
 
 
@@ -188,20 +175,19 @@ def consistent(path: str) -> Iterator[Connection]:
         connection.execute("BEGIN")
         yield connection
     except DriverError as error:
-        raise explain(path, error) from error
+        raise faults.explain(path, error) from error
     finally:
         connection.close()
 
 
-def is_locked(error: Exception) -> bool:
-    return "locked" in str(error) or "busy" in str(error)
-
-
-def _damaged(path: str, error: Exception) -> StoreDamaged:
-    return StoreDamaged(
-        f"The database {path} cannot be used: {error}.",
-        hint="'layerstore db rebuild' sets it aside and makes it anew from the tree.",
-    )
+def _first_read(connection: Connection) -> None:
+    """Read something: SQLite opens its log and shared memory now, and can be asked twice for them."""
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except DriverError as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF not in (10, 14):
+            raise
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
 
 
 class ReadDatabase:
@@ -225,7 +211,7 @@ class ReadDatabase:
             try:
                 rows: Rows = self._reader.execute(statement, parameters or {}).fetchall()
             except DriverError as error:
-                raise explain(self.path, error) from error
+                raise faults.explain(self.path, error) from error
             return rows
 
     def close(self) -> None:
@@ -249,22 +235,20 @@ def _keep_for_ever(connection: Connection) -> None:
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
 
 
-def explain(path: str, error: Exception) -> Exception:
-    """What a driver error means to a user."""
-    if is_locked(error):
-        return Busy(f"The database {path} is locked by another process.")
-    if "is full" in str(error):
-        return StoreDamaged(f"The disk with {path} is full.", hint="Free some space and try again.")
-    return _damaged(path, error)
-
-
 class Database(ReadDatabase):
     """A writing connection beside the reading one."""
 
-    def __init__(self, path: str, *, timeout: float, fence: str) -> None:
-        """`fence` is the lock file that writers of an old SQLite take one at a time."""
+    def __init__(self, path: str, *, timeout: float, fence: str, suspect: str, spare: str) -> None:
+        """`fence` is the lock file that writers of an old SQLite take one at a time; `suspect` the
+        mark of an I/O error, which makes every process refuse to write; `spare` see note_failure.
+        """
+        self._suspect = suspect
+        self._spare = spare
+        self._commits = 0
+        self.verbs = 0
         self._writer = connect(path, read_only=False, timeout=timeout)
         try:
+            self._writer.execute("PRAGMA wal_autocheckpoint=0")
             super().__init__(path, timeout=timeout)
         except BaseException:
             self._writer.close()
@@ -300,35 +284,57 @@ class Database(ReadDatabase):
                 self._roll_back()
                 if not isinstance(error, DriverError):
                     raise
-                if "disk I/O error" in str(error):
-                    # What was acknowledged may not be on the disk: nothing more is.
-                    self._refused = f"the database could not be written ({error})"
+                if faults.is_io_error(error):
+                    self.refuse(f"the database could not be written ({error})")
                     raise WritesRefused(self._refused) from error
-                raise explain(self.path, error) from error
-            with contextlib.suppress(
-                DriverError
-            ):  # the commit is done, whatever becomes of the log
-                self._wal.keep()
+                raise faults.explain(self.path, error) from error
+            # The commit is done, whatever becomes of the log.
+            self._commits += 1
+            if self._commits >= CHECKPOINT_EVERY:
+                self._checkpoint()
+            self._wal.keep(self._checkpoint)
 
-    def checkpoint(self) -> None:
-        """Write the WAL into the database and empty it, as far as nobody has to be waited for."""
-        with self._write_lock, self._fenced(), contextlib.suppress(DriverError):
-            if not self._closed:
-                (patience,) = self._writer.execute("PRAGMA busy_timeout").fetchone()
-                self._writer.execute("PRAGMA busy_timeout=0")
-                try:
-                    self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-                finally:
-                    self._writer.execute(f"PRAGMA busy_timeout={patience}")
+    def checkpoint(self) -> bool:
+        """Write the WAL back into the database, but for what somebody reads; the next commit begins
+        it anew. False: there was no room for it.
+        """
+        with self._write_lock, self._fenced():
+            return self._closed or bool(self._refused) or self._checkpoint() is not None
+
+    def _checkpoint(self, mode: str = "PASSIVE") -> int | None:
+        """How many pages the WAL has that the database has not; None where there is no room."""
+        self._commits = 0
+        try:
+            _, pages, done = self._writer.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+        except DriverError as error:
+            # What was committed is in the WAL, and stays there until a checkpoint succeeds.
+            if faults.is_io_error(error):
+                self.refuse(f"the database could not be written ({error})")
+            return None if faults.is_full(self.path, error) else 0
+        return int(pages - done)
+
+    def before_close(self) -> None:
+        """Leave little in the WAL, if the last commit is still to come. An older SQLite does not
+        know NOOP and takes it for PASSIVE.
+        """
+        with self._write_lock, self._fenced():
+            if self._closed or self._refused:
+                return
+            if (self._checkpoint("NOOP") or 0) > CHECKPOINT_AT_CLOSE:
+                self._checkpoint()
 
     def close(self) -> None:
-        """Close both connections; the last one of all processes checkpoints the WAL."""
+        """Close both connections. The WAL stays, with its size.
+
+        SQLite deletes it where a last connection that may write is closed. The reading one, which
+        may not, is closed after it: it has its share of a lock that deleting would need.
+        """
         with self._write_lock, self._read_lock:
             if self._closed:
                 return
             with self._fenced():
-                super().close()
                 self._writer.close()
+                super().close()
             self._close_fence()
 
     def leak(self) -> None:
@@ -342,8 +348,13 @@ class Database(ReadDatabase):
             self._fence = -1
 
     def refuse(self, why: str) -> None:
-        """Take no more writes: what was acknowledged may not be on the disk."""
+        """Take no more writes, in any process: what was acknowledged may not be on the disk.
+
+        Where the mark cannot be left, the file system takes no writes at all, and forgets what it
+        has in memory before it does again.
+        """
         self._refused = why
+        durable.note_failure(self._suspect, why, spare=self._spare)
 
     def _fenced(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext() if self._fence < 0 else self._alone()
@@ -360,6 +371,9 @@ class Database(ReadDatabase):
         if self._closed:
             raise StoreClosed
         if self._refused:
+            raise WritesRefused(self._refused)
+        if os.path.exists(self._suspect):
+            self._refused = "another process met an I/O error in it"
             raise WritesRefused(self._refused)
         try:
             status = os.stat(self.path)

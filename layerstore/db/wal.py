@@ -9,6 +9,7 @@ waits for the readers of that moment, for a few milliseconds; later readers need
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any, Final
 
 LIMIT: Final = 16 << 20
@@ -26,7 +27,7 @@ class Bound:
         self._next = LIMIT
         connection.execute(f"PRAGMA journal_size_limit={LIMIT}")
 
-    def keep(self) -> None:
+    def keep(self, checkpoint: Callable[[str], int | None]) -> None:
         """To be called after a commit. While a reader does not end, every half more is a new try."""
         try:
             size = os.stat(self._log).st_size
@@ -39,7 +40,7 @@ class Bound:
         (usual,) = self._connection.execute("PRAGMA busy_timeout").fetchone()
         self._connection.execute(f"PRAGMA busy_timeout={PATIENCE}")
         try:
-            busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+            checkpoint("RESTART")
         finally:
             self._connection.execute(f"PRAGMA busy_timeout={usual}")
-        self._next = size + size // 2 if busy else size
+        self._next = size + size // 2

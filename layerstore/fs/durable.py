@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from typing import Final
 
 
 class SyncFailed(OSError):
@@ -11,6 +13,71 @@ class SyncFailed(OSError):
     The kernel reports such an error once and then forgets it, so that a second sync proves nothing
     (https://lwn.net/Articles/752063/).
     """
+
+
+NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error of the operating system says that there is no room.
+
+    Not for a sync that failed: of what it should have written nothing is known.
+    """
+    return (
+        isinstance(error, OSError) and error.errno in NO_ROOM and not isinstance(error, SyncFailed)
+    )
+
+
+_TRIED: Final = 64 << 10
+
+
+def is_nearly_full(path: str) -> bool:
+    """Whether so little is left, for other users than root, that it has to be tried."""
+    status = os.statvfs(path)
+    few = bool(status.f_files) and status.f_ffree < 8
+    return few or status.f_bavail * status.f_frsize < 16 * _TRIED
+
+
+def has_room(beside: str, *, files: int = 1) -> bool:
+    """Whether so many files with something in them can be made beside this one, by trying it."""
+    directory = os.path.dirname(beside)
+    made: list[int] = []
+    try:
+        for _ in range(files):
+            path = f"{directory}/.room.{os.urandom(8).hex()}.tmp"
+            made.append(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            os.unlink(path)
+            if os.pwrite(made[-1], bytes(_TRIED), 0) < _TRIED:
+                return False
+    except OSError as error:
+        return not is_full(error)
+    finally:
+        for descriptor in made:
+            os.close(descriptor)
+    return True
+
+
+def note_failure(path: str, why: str, *, spare: str) -> bool:
+    """Leave a mark about an I/O error at `path`, for whoever opens the store next; False if that fails.
+
+    It is not synced: what it warns of are pages that the kernel takes for written, and it forgets
+    those together with the mark. Without an inode for it, a second name of the file `spare` serves.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError:
+        try:
+            os.link(spare, path)
+        except OSError:
+            return os.path.lexists(path)
+        return True
+    try:
+        os.write(descriptor, f"{why}\n".encode())
+    except OSError:
+        pass  # that it is there says enough
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def sync(descriptor: int, path: str) -> None:

@@ -19,6 +19,8 @@
         ├── staging/<operation>/          what a create is building; never the only copy of anything
         ├── trash/<operation>/            what a remove has renamed away
         ├── quarantine/<operation>/<name> what was set aside, with a note saying why
+        ├── ballast/<number>              room that is given back when the disk is full
+        ├── suspect                       only after an I/O error: the journal is to be written anew
         └── owners/<owner>.lock           held by flock for the life of the process
 
 Every function returns a path relative to the home, as a string: hot paths join strings.
@@ -46,6 +48,10 @@ TRIAL: Final = "probe-"
 TRASH: Final = f"{OWN}/trash"
 QUARANTINE: Final = f"{OWN}/quarantine"
 OWNERS: Final = f"{OWN}/owners"
+BALLAST: Final = f"{OWN}/ballast"
+SUSPECT: Final = f"{OWN}/suspect"
+REWRITTEN: Final = f"{OWN}/journal.db.rewritten"
+"""The journal written anew, whole, from the moment when it has this name until it replaces the old."""
 
 DIFF: Final = "diff"
 LINK: Final = "link"

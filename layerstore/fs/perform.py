@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from layerstore.errors import LayerDamaged, LayerExists, LayerstoreError, UpperBusy
-from layerstore.fs import durable, files, layout, mount, mountinfo, syscalls
+from layerstore.fs import ballast, durable, files, layout, mount, mountinfo, syscalls
 from layerstore.fs import steps as s
 from layerstore.fs.trace import trace
 
@@ -31,9 +31,18 @@ class Performer:
         for index, step in enumerate(steps):
             point = f"{name}:{index}:{type(step).__name__}"
             trace(f"{point}:before")
-            _PERFORM[type(step)](self, step, performed, first)
+            self._perform(step, performed, first, name not in _TAKING)
             trace(f"{point}:after")
         return performed
+
+    def _perform(self, step: s.Step, performed: s.Performed, first: bool, release: bool) -> None:
+        """One step; on a full disk again for each piece of the ballast, if it may be released."""
+        while True:
+            try:
+                return _PERFORM[type(step)](self, step, performed, first)
+            except OSError as error:
+                if not (release and durable.is_full(error) and ballast.release(self._home)):
+                    raise
 
     def path(self, relative: str) -> str:
         return f"{self._home}/{relative}" if relative else self._home
@@ -234,6 +243,11 @@ class Performer:
                 hint="The file system, or the layer's quota, may be full.",
             )
         performed.mount_id = mountinfo.mount_id(target)
+        if step.work is not None and os.statvfs(target).f_flag & os.ST_RDONLY:
+            # What the kernel does, with a line in its log, where it cannot use the work directory.
+            full = not durable.has_room(f"{options.work}/room", files=4)
+            number = errno.ENOSPC if full else errno.EROFS
+            raise OSError(number, f"was mounted read-only: {os.strerror(number)}", target)
 
     def _unmount(self, step: s.Unmount, performed: s.Performed, _: bool) -> None:
         target = self.path(step.target)
@@ -253,6 +267,8 @@ class Performer:
         return ", ".join(f"process {user.pid} ({user.command}, {user.how})" for user in users[:4])
 
 
+_TAKING: Final = ("create", "mount")
+"""Runs of steps that take room. The ballast is for all others, and for undoing these."""
 _STACKED: Final = 16
 """Mounts on top of each other on one mountpoint that are taken off in one step."""
 

@@ -8,6 +8,7 @@ import time
 
 import attrs
 
+from layerstore.fs import durable
 from layerstore.fs.mount import (
     OverlayOptions,
     Unmounted,
@@ -22,6 +23,10 @@ _ASKING = (("index", "on"),)
 _QUICK = (*_ASKING, ("volatile", ""))
 """Without `volatile` the kernel syncs the whole file system when the probe's superblock ends. Every
 kernel with ``lowerdir+`` has it."""
+
+
+_MADE = 4
+"""Files and directories that a mount makes for itself; it goes on without them on a full disk."""
 
 
 def upper_is_free(diff: str, scratch: str, *, wait: float = 0.05) -> bool:
@@ -73,6 +78,8 @@ def _probe(diff: str, scratch: str) -> None:
     # Where files have no handles the kernel turns the index off, with a line in its log, and would
     # say yes to all.
     if not os.path.isdir(f"{work}/index"):
+        if not durable.has_room(f"{work}/room", files=_MADE):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), work)
         raise OSError(errno.EOPNOTSUPP, "this file system cannot tell whether it is mounted", diff)
 
 

@@ -30,7 +30,8 @@ from unittest import mock
 import attrs
 
 from layerstore import codec, place
-from layerstore.fs import layout, mount, mountinfo, trace, upper
+from layerstore.db import reserve
+from layerstore.fs import ballast, layout, mount, mountinfo, trace, upper
 from layerstore.testing import dying_at, points
 from tests.crash import shim
 from tests.crash.invariants import Violation, judge, mend, mounts_below
@@ -45,7 +46,7 @@ PATIENCE = 90
 """Seconds after which a child that hangs is ended, and counts as a failure."""
 
 Kind = Literal["call", "point"]
-Mode = Literal["before", "after", "torn"]
+Mode = Literal["before", "after", "torn", "eio", "enospc"]
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -572,6 +573,8 @@ def bench(
     place = Path(tempfile.mkdtemp(prefix="layerstore-crash-", dir=base()))
     scenarios = {**SCENARIOS, **LONG}
     made = Bench(place, scenarios[name], patch, known=None if every else Counter())
+    # Every round copies what is kept for full disks.
+    ballast.PIECES, ballast.LARGEST, reserve.LARGEST = 2, ballast.SMALLEST, 16 << 12  # type: ignore[misc]
     try:
         made.prepare()
         yield made

@@ -6,7 +6,10 @@
  * a number and a mode, the library counts the calls, and at that one it kills the process
  *   BEFORE   with SIGKILL in front of the call: it is not made;
  *   AFTER    behind it: it is made, and nobody learns of it;
- *   TORN     in the middle of a write: the first half of the bytes is written.
+ *   TORN     in the middle of a write: the first half of the bytes is written;
+ * or it lets that one call fail, without making it, and the process live:
+ *   EIO      with an I/O error;
+ *   ENOSPC   as on a full disk.
  * In COUNT mode it only counts, and keeps the names of the calls for whoever asks.
  *
  * All wrappers have one signature, six words in and one out. A system call has at most six
@@ -27,7 +30,7 @@
 extern int getpid(void);
 extern int kill(int, int);
 
-enum mode { COUNT, BEFORE, AFTER, TORN };
+enum mode { COUNT, BEFORE, AFTER, TORN, FAIL_EIO, FAIL_ENOSPC };
 typedef long (*call)(long, long, long, long, long, long);
 
 static int armed;
@@ -74,6 +77,13 @@ static long pass(const char *name, call real, int torn, long a, long b, long c, 
   }
   if (!counted(name))
     return real(a, b, c, d, e, f);
+  if (mode == FAIL_EIO || mode == FAIL_ENOSPC) {
+    int number = mode == FAIL_EIO ? EIO : ENOSPC;
+    if (name[0] == 'p' && name[1] == 'o') /* posix_fallocate gives the number itself */
+      return number;
+    errno = number;
+    return -1;
+  }
   if (mode == TORN && torn)
     real(a, b, c / 2, d, e, f);
   if (mode == AFTER)

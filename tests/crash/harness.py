@@ -6,6 +6,7 @@
     kills       SIGKILL before and after every mutating call, and in the middle of every write
     double      SIGKILL at a call, then SIGKILL at a call of the recovery: pairs
     mutant      a changed protocol (--mutant NAME), until a sweep catches it
+    failures    an I/O error from every sync and write, and no room for each call that takes some
     living      many processes on one home, of which some are killed (--limit SECONDS)
     traffic     so many gets and puts (--limit PAIRS), and how large the journal's files become
     together    SIGKILL at the trace points of threads whose writes share a transaction
@@ -360,6 +361,41 @@ def mutant(options: argparse.Namespace, result: Result) -> None:
     return None
 
 
+def failures(options: argparse.Namespace, result: Result) -> None:
+    """Nobody dies: one call fails. What was acknowledged stays, the rest fails whole."""
+    from tests.crash.bench import Fault, bench
+    from tests.crash.model import Create, Get, Initialize, Write
+
+    with bench(options.scenario) as place:
+        if options.only:
+            return _one(place, options, result)
+        takes = any(isinstance(v, Create | Get | Initialize | Write) for v in place.scenario.when)
+        wanted = {
+            "eio": ("WritesRefused", "SyncFailed", "[Errno 5]", "I/O error"),
+            # Once, at one call: a full disk would not let the next one through.
+            "enospc": ("cannot be written anew", *(("DiskFull", "[Errno 28]") if takes else ())),
+        }
+        calls = {"eio": (*shim.SYNCS, *shim.TORN), "enospc": shim.TAKING}
+        faults = [
+            (Fault("call", index, mode), name)
+            for index, name in enumerate(place.act(Fault("call", -1)).names)
+            for mode in ("eio", "enospc")
+            if name in calls[mode]
+        ]
+        result.possible = len(faults)
+        if options.limit and options.limit < len(faults) and not options.all:
+            chance = random.Random(f"{options.seed} {options.scenario}")
+            faults = chance.sample(faults, options.limit)
+        for fault, name in faults:
+            ended = place.act(fault)
+            result.points += 1
+            error = ended.error.strip().splitlines()[-1]
+            if not ended.finished and not any(word in error for word in wanted[fault.mode]):
+                result.fail(f"{name} failed: {ended.error}", fault)
+            _judge(place, result, ended, fault)
+    return None
+
+
 def living(options: argparse.Namespace, result: Result) -> None:
     """Several processes on one home, for --limit seconds."""
     from tests.crash.invariants import Violation
@@ -432,6 +468,7 @@ CAMPAIGNS = {
     "kills": kills,
     "double": double,
     "mutant": mutant,
+    "failures": failures,
     "living": living,
     "together": together,
     "soak": soak,

@@ -37,6 +37,7 @@ OWN_NAMES = {
     "trash",
     "quarantine",
     "owners",
+    "ballast",
 }
 
 

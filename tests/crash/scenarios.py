@@ -154,6 +154,11 @@ def _new_kernel(home: Path) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "boot_id": "an-earlier-boot"}))
 
 
+def _suspect(home: Path) -> None:
+    """Somebody met an I/O error: the next open writes the journal anew."""
+    (home / layout.SUSPECT).write_text("a sync failed\n")
+
+
 def _found_mounted(home: Path) -> None:
     _other_boot(home)
     os.mkdir(home / "mid" / "merged", 0o700)
@@ -261,6 +266,7 @@ TEMPLATES: Final = {
         ),
     ),
     "new-kernel": Template((*_CHAIN,), tamper=_new_kernel),
+    "suspect": Template((*_CHAIN, Close()), tamper=_suspect),
     "saved": Template(
         (
             *_CHAIN,
@@ -384,6 +390,7 @@ SCENARIOS: Final = {
         Scenario("open-lost-intents", "lost-intents", (), (Open(), Close())),
         Scenario("open-rebooted", "rebooted", (), (Open(), Close())),
         Scenario("open-new-kernel", "new-kernel", (), (Open(), Close())),
+        Scenario("open-suspect", "suspect", (), (Open(), Close())),
         Scenario("open-found-mounted", "found-mounted", (), (Open(), Close())),
         # what a verb meets: an operation whose owner died while this store was open
         Scenario(

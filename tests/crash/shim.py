@@ -10,9 +10,16 @@ import sys
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("faultshim.c")
-MODES = {"count": 0, "before": 1, "after": 2, "torn": 3}
+MODES = {"count": 0, "before": 1, "after": 2, "torn": 3, "eio": 4, "enospc": 5}
+SYNCS = ("fsync", "fdatasync", "syncfs")
+"""The calls whose failure leaves nobody knowing what is on the disk."""
 TORN = ("write", "pwrite", "pwrite64")
 """The calls that can be cut in half."""
+TAKING = (
+    *("mkdir", "mkdirat", "symlink", "creat", "creat64", "open", "open64", "openat", "openat64"),
+    *("write", "pwrite", "pwrite64", "posix_fallocate", "posix_fallocate64"),
+)
+"""The calls that take room on the disk."""
 
 _libc = ctypes.CDLL(None)
 LOADED = hasattr(_libc, "fault_arm")

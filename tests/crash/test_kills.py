@@ -35,6 +35,7 @@ def test_what_is_refused_changes_nothing(campaigns: Campaigns, scenario: str) ->
 
 
 NAMES = {"open64": "openat", "ftruncate64": "ftruncate", "open": "openat", "openat64": "openat"}
+NAMES |= {"posix_fallocate": "fallocate", "posix_fallocate64": "fallocate"}
 TRACED = (
     "mkdir,mkdirat,mknod,mknodat,symlink,symlinkat,link,linkat,rename,renameat,renameat2,unlink,"
     "unlinkat,rmdir,creat,openat,open,write,pwrite64,writev,pwritev,pwritev2,truncate,ftruncate,"

@@ -22,9 +22,15 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[engine
     made.execute("PRAGMA journal_mode=WAL")
     made.execute("CREATE TABLE x (data BLOB)")
     made.close()
-    database = engine.Database(path, timeout=30, fence=str(tmp_path / "fence"))
-    # Without SQLite's own checkpoints: as if somebody always read at that moment.
-    database._writer.execute("PRAGMA wal_autocheckpoint=0")
+    database = engine.Database(
+        path,
+        timeout=30,
+        fence=str(tmp_path / "fence"),
+        suspect=str(tmp_path / "suspect"),
+        spare=str(tmp_path / "spare"),
+    )
+    # As if somebody always read when it is time for a checkpoint.
+    monkeypatch.setattr(engine, "CHECKPOINT_EVERY", 1 << 30)
     yield database
     database.close()
 

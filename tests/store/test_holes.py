@@ -19,6 +19,7 @@ from layerstore import Store
 from layerstore.db import engine
 from layerstore.errors import (
     Busy,
+    DiskFull,
     HasChildren,
     LayerDamaged,
     LayerExists,
@@ -337,7 +338,7 @@ def test_full_disk_at_the_outcome_leaves_nothing_stuck(pair, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pair._hands.journal, "finish", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(DiskFull):
         pair.create("x", parent="p")
     monkeypatch.setattr(pair._hands.journal, "finish", finish)
     assert 1 == len(pair.operations())

@@ -1,0 +1,57 @@
+"""Owns what an error of the database driver means; it must not open a database.
+
+pysqlite3 does not tell kinds of errors apart, so it is told by the text, and by asking the file system.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from layerstore.errors import Busy, DiskFull, StoreDamaged
+from layerstore.fs import durable
+
+_NO_MEDIUM: Final = frozenset({8, 9, 11, 12, 14, 15, 18, 19, 20, 21})
+"""Kinds of "disk I/O error" that are about locks and memory that is shared, not about the disk
+(https://www.sqlite.org/rescode.html#extrc)."""
+
+
+def is_io_error(error: Exception) -> bool:
+    """Whether the medium failed: what was written, also before, may not be on it."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:
+        return "disk I/O error" in str(error)
+    return code & 0xFF == 10 and code >> 8 not in _NO_MEDIUM
+
+
+def is_full(path: str, error: Exception) -> bool:
+    """Whether there is no room: of some files that it makes SQLite only says that it cannot.
+
+    pysqlite3 does not tell kinds of errors apart, so the file system is asked.
+    """
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:
+        return "is full" in str(error)
+    if code & 0xFF == 13:
+        return True
+    kind = code >> 8
+    return code & 0xFF in (10, 14) and kind in {0, *_NO_MEDIUM} and not durable.has_room(path)
+
+
+def is_locked(error: Exception) -> bool:
+    return "locked" in str(error) or "busy" in str(error)
+
+
+def damaged(path: str, error: Exception) -> StoreDamaged:
+    return StoreDamaged(
+        f"The database {path} cannot be used: {error}.",
+        hint="'layerstore db rebuild' sets it aside and makes it anew from the tree.",
+    )
+
+
+def explain(path: str, error: Exception) -> Exception:
+    """What a driver error means to a user."""
+    if is_locked(error):
+        return Busy(f"The database {path} is locked by another process.")
+    if is_full(path, error):
+        return DiskFull(path)
+    return damaged(path, error)
