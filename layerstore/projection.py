@@ -193,9 +193,11 @@ def _remove_intended(connection: Connection, row: RowFacts, event: e.LayerRemove
 
 def _removed(connection: Connection, row: RowFacts, event: e.LayerRemoved) -> None:
     """The layer is gone; its project id is taken until its files in the trash are gone, too."""
-    assert row.operation is not None
-    place = {"layer": event.layer, "place": layout.trash(row.operation)}
-    connection.execute(sql.MOVE_PROJECT, place)
+    if row.operation is None:  # it was gone already: nothing of it lies in the trash
+        connection.execute(sql.DELETE_PROJECT, {"layer": event.layer})
+    else:
+        place = {"layer": event.layer, "place": layout.trash(row.operation)}
+        connection.execute(sql.MOVE_PROJECT, place)
     connection.execute(sql.END_HOLDS_ON, {"layer": event.layer})
     connection.execute(sql.DELETE_MOUNT, {"layer": event.layer})
     connection.execute(sql.DELETE_LAYER, {"id": event.layer})
