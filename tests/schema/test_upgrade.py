@@ -23,6 +23,7 @@ from tests.cli.running import Program
 from tests.index import children
 from tests.schema.conftest import NEW, OLD
 from tests.schema.databases import look
+from tests.schema.test_migrations import scripts
 
 pytestmark = pytest.mark.root
 
@@ -296,3 +297,22 @@ def test_upgrade_says_from_where_to_where(old_home: Path, newer_package: str) ->
     assert (NEW, NEW) == Store.upgrade(old_home)
     assert at == saved(old_home).stat().st_mtime_ns
     assert (NEW, NEW) == Store.revision(old_home)
+
+
+def test_a_store_from_before_limits_gets_the_table_of_projects(old_home: Path) -> None:
+    """It opens, keeps its layers, and has a table without rows."""
+    before = scripts().get_revision("0003").down_revision
+    connection = engine.driver.connect(database(old_home))
+    with connection:
+        connection.execute("DROP TABLE projects")
+        connection.execute("UPDATE alembic_version SET version_num = ?", (before,))
+    connection.close()
+    with Store.open(old_home) as store:
+        assert ["base", "child"] == ids(store)
+        store.create("new", parent="child")
+        store.remove("new")
+    schema, rows = look(database(old_home))
+    assert "table projects of projects" in schema
+    assert [(sql.REVISION,)] == rows["alembic_version"]
+    assert [] == rows.get("projects", [])
+    assert [] == [finding for finding in audit(old_home).findings if finding.severity != "note"]
