@@ -63,7 +63,10 @@ def place() -> Iterator[Path]:
     """Where homes are made one after the other."""
     base = os.path.realpath(os.environ.get("LAYERSTORE_TEST_DIR", "/dev/shm"))
     with tempfile.TemporaryDirectory(prefix="layerstore-signals-", dir=base) as directory:
-        yield Path(directory)
+        try:
+            yield Path(directory)
+        finally:
+            clear(Path(directory) / "home")
 
 
 def clear(home: Path) -> None:

@@ -19,8 +19,8 @@ def test_nothing_grows(campaigns: Campaigns) -> None:
     """Under a mixed load, with kills and SIGTERM all the time, everything but the journal is flat."""
     result = campaigns.run("soak", "crowd", "--limit", str(SECONDS))
     assert result["calls"]["samples"] >= 40
-    assert result["calls"]["kills"] >= SECONDS // 2
-    assert result["calls"]["ended"] >= SECONDS // 2
+    assert result["calls"]["kills"] >= SECONDS // 4
+    assert result["calls"]["ended"] >= SECONDS // 4
     assert result["calls"]["rounds"] >= SECONDS
 
 

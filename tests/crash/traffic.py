@@ -153,7 +153,7 @@ def _run(home: Path, pairs: int, seed: int) -> tuple[dict[str, int], dict[str, d
         for name, values in (("wal_bytes", wal), ("database_bytes", database))
     }
     require(max(wal) <= WAL_LIMIT, f"the WAL grew to {max(wal)} bytes in {done} pairs")
-    # WHEN THE JOURNAL IS COMPACTED: the database has a bound as well.
+    # The database grows with the journal until that can be compacted: then its bound belongs here.
     return {"pairs": done, "samples": len(sizes)}, figures
 
 

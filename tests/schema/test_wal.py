@@ -65,7 +65,7 @@ def test_a_reader_in_the_way_is_not_waited_for_long(database: engine.Database) -
     began = time.monotonic()
     sizes = fill(database, 60)
     assert sizes[-1] > 3 * SMALL
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20  # it would be 30 with its usual patience
     reader.execute("COMMIT")
     reader.close()
     fill(database, 40)
