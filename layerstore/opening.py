@@ -20,7 +20,16 @@ from layerstore import model as m
 from layerstore.db import engine
 from layerstore.db import statements as sql
 from layerstore.errors import Busy, CannotCarryOverlay, LayerstoreError
-from layerstore.fs import durable, layout, locks, mount, mountinfo, perform
+from layerstore.fs import (
+    durable,
+    files,
+    layout,
+    locks,
+    mount,
+    mountinfo,
+    namespaces,
+    perform,
+)
 from layerstore.journal import Author, Journal
 from layerstore.reader import check_database, revision
 
@@ -80,7 +89,11 @@ def probe_home(home: Path, *, insist: bool) -> None:
     """
     from layerstore.fs import probe
 
-    found = probe.probe_home(os.fspath(home), os.fspath(home / layout.STAGING))
+    found = probe.probe_home(
+        os.fspath(home),
+        os.fspath(home / layout.STAGING),
+        userxattr=files.uses_user_xattrs(os.fspath(home)),
+    )
     if found.problem and insist:
         raise CannotCarryOverlay(
             f"{home} cannot carry a layerstore: {found.problem}",
@@ -98,6 +111,7 @@ def boot_id() -> str:
 def open_store(home: Path, *, timeout: float, durability: m.Durability) -> Opened:
     """Open a store for writing, and settle what dead owners left."""
     description.read(home)  # there is a store
+    check_rights("The store", home)
     _check_writable(home)
     shared, database = _open_current(home, timeout=timeout)
     try:
@@ -128,6 +142,16 @@ def _sweep_own(home: Path) -> None:
         from layerstore.fs import probe
 
         probe.clear(os.fspath(path.parent), path.name)
+
+
+def check_rights(what: str, home: Path) -> None:
+    """Refuse an ordinary user who could do half of everything: rename a layer, and not unmount it."""
+    if os.geteuid() != 0 and not namespaces.may_mount():
+        raise LayerstoreError(
+            f"{what} at {home} needs root: an ordinary user may not mount overlays.",
+            hint="'layerstore unshare COMMAND' runs a command as the root of a user namespace, "
+            "where an ordinary user may; questions ('layerstore ls') need no rights.",
+        )
 
 
 def _check_writable(home: Path) -> None:
@@ -262,10 +286,12 @@ def _command() -> str:
 
 def _probe_if_new_boot(home: Path) -> None:
     try:
-        known = json.loads((home / layout.PROBES).read_text()).get("boot_id")
-    except (OSError, ValueError):
+        kept = json.loads((home / layout.PROBES).read_text())
+        known = kept["boot_id"], kept["user_namespace"]
+    except (OSError, ValueError, KeyError, TypeError):
         known = None
-    if known != boot_id():
+    # What root may is not what a process in a user namespace may.
+    if known != (boot_id(), namespaces.in_user_namespace()):
         probe_home(home, insist=False)
 
 

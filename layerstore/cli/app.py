@@ -39,7 +39,8 @@ class App:
     @property
     def settings(self) -> config.Settings:
         if self._settings is None:
-            self._settings = config.load(os.environ, {"home": self.home})
+            ordinary = os.geteuid() != 0 or config.ROOTLESS_UID in os.environ
+            self._settings = config.load(os.environ, {"home": self.home}, ordinary=ordinary)
         return self._settings
 
     def reader(self) -> Reader:

@@ -13,6 +13,7 @@
         ├── store.json                    store id, format, epoch, settings, high-water mark of seq
         ├── store.lock                    held shared by every owner, exclusively by rebuild and migration
         ├── journal.db (+ -wal, -shm)     0600
+        ├── userxattr                     only in a store that was made in a user namespace
         ├── staging/<operation>/          what a create is building; never the only copy of anything
         ├── trash/<operation>/            what a remove has renamed away
         ├── quarantine/<operation>/<name> what was set aside, with a note saying why
@@ -32,6 +33,8 @@ STORE_LOCK: Final = f"{OWN}/store.lock"
 DATABASE: Final = f"{OWN}/journal.db"
 WRITE_LOCK: Final = f"{OWN}/write.lock"
 PROBES: Final = f"{OWN}/probes.json"
+USER_XATTRS: Final = f"{OWN}/userxattr"
+"""Is there where the store was made in a user namespace: its marks are `user.overlay.*` from then on."""
 STAGING: Final = f"{OWN}/staging"
 TRIAL: Final = "probe-"
 """How the name of a directory in staging begins, in which a file system is tried out."""

@@ -12,8 +12,14 @@ import stat
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from layerstore.errors import LayerDamaged, LayerExists, LayerstoreError, UpperBusy
-from layerstore.fs import durable, files, layout, mount, mountinfo, syscalls
+from layerstore.errors import (
+    CannotCarryOverlay,
+    LayerDamaged,
+    LayerExists,
+    LayerstoreError,
+    UpperBusy,
+)
+from layerstore.fs import durable, files, layout, mount, mountinfo, namespaces, syscalls
 from layerstore.fs import steps as s
 from layerstore.fs.trace import trace
 
@@ -173,9 +179,15 @@ class Performer:
         performed.bytes += removed.bytes
         performed.left += removed.left
         if removed.left:
+            hint = "Something is mounted or busy there; the next recovery tries again."
+            if namespaces.in_user_namespace():
+                hint += (
+                    " Or it belongs to ids that this user namespace lacks: 'layerstore unshare' "
+                    "brings those of /etc/subuid and /etc/subgid."
+                )
             raise LayerstoreError(
                 f"{step.path} could not be removed whole: {', '.join(removed.left[:3])} stayed.",
-                hint="Something is mounted or busy there; the next recovery tries again.",
+                hint=hint,
             )
 
     def _probe_upper(self, step: s.ProbeUpper, _: s.Performed, __: bool) -> None:
@@ -201,9 +213,23 @@ class Performer:
             upper=None if step.upper is None else self.path(step.upper),
             work=None if step.work is None else self.path(step.work),
             label=step.label,
+            userxattr=self._user_xattrs(),
         )
         performed.style = mount.mount_overlay(target, options, home=self._home, styles=self._styles)
         performed.mount_id = mountinfo.mount_id(target)
+
+    def _user_xattrs(self) -> bool:
+        """How this store marks its layers; an error where that cannot be read here."""
+        if files.uses_user_xattrs(self._home):
+            return True
+        if namespaces.in_user_namespace():
+            raise CannotCarryOverlay(
+                f"The store at {self._home} was made outside of a user namespace, and cannot be "
+                "mounted in one: the kernel would not see what its layers hide of each other.",
+                hint="Mount as root outside, or make another store with 'layerstore unshare "
+                "layerstore --home DIR init'.",
+            )
+        return False
 
     def _unmount(self, step: s.Unmount, performed: s.Performed, _: bool) -> None:
         target = self.path(step.target)
