@@ -354,6 +354,12 @@ class Reader(Chronicle):
             yield "this kernel does not say whether an upper directory is in use"
         if probes.get("problem"):
             yield str(probes["problem"])
+        from layerstore.fs import mountinfo, namespaces
+
+        for name in mountinfo.parted(self._home):
+            yield f"{name} is another mount than the home: layers cannot be renamed out of it"
+        if probes and probes.get("user_namespace") != namespaces.in_user_namespace():
+            yield "the probes are of another kind of process: root's, or one's in a user namespace"
 
 
 def _matches(layer: m.Layer, labels: Mapping[str, str] | None) -> bool:

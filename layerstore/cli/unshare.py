@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import NoReturn
 
 import click
 
 from layerstore import config
+from layerstore.cli import exits
 from layerstore.cli.app import App, Command, pass_app
-from layerstore.errors import CannotCarryOverlay, LayerstoreError
+from layerstore.errors import CannotCarryOverlay
 
 
 @click.command(
@@ -20,7 +20,8 @@ from layerstore.errors import CannotCarryOverlay, LayerstoreError
 )
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @pass_app
-def unshare_command(app: App, command: tuple[str, ...]) -> None:
+@click.pass_context
+def unshare_command(ctx: click.Context, app: App, command: tuple[str, ...]) -> None:
     """Run a command where an ordinary user may mount.
 
     The command, or your shell where none is given, runs as root of a user namespace, with a mount
@@ -36,7 +37,7 @@ def unshare_command(app: App, command: tuple[str, ...]) -> None:
         app.out.note("layerstore: this is root already; the command runs as it is")
     else:
         enter(app)
-    _replace_with(words)
+    _replace_with(ctx, app, words)
 
 
 def enter(app: App) -> None:
@@ -56,23 +57,16 @@ def enter(app: App) -> None:
         app.out.note(f"layerstore: only one id is mapped, because {found.why_single}")
 
 
-def _replace_with(words: tuple[str, ...]) -> NoReturn:
+def _replace_with(ctx: click.Context, app: App, words: tuple[str, ...]) -> None:
+    """Become the command; where there is none, end as a shell does."""
     # Python ignores these, and what is ignored stays so in the command.
     for name in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(name, signal.SIG_DFL)
     try:
         os.execvp(words[0], words)
-    except FileNotFoundError as error:
-        raise _NotFound(f"There is no command {words[0]}.") from error
-    except OSError as error:
-        raise _NotExecutable(f"{words[0]} cannot be run: {error.strerror}.") from error
-
-
-class _NotExecutable(LayerstoreError):
-    exit_code = 126
-    meaning = "unshare: the command cannot be run"
-
-
-class _NotFound(LayerstoreError):
-    exit_code = 127
-    meaning = "unshare: there is no such command"
+    except FileNotFoundError:
+        error, code = f"There is no command {words[0]}.", exits.NO_COMMAND
+    except OSError as failure:
+        error, code = f"{words[0]} cannot be run: {failure.strerror}.", exits.NOT_EXECUTABLE
+    app.out.error(error, code="not-run", exit_code=code)
+    ctx.exit(code)
