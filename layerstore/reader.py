@@ -135,12 +135,12 @@ class Reader(Chronicle):
 
     def children(self, layer: str) -> tuple[m.Layer, ...]:
         self.layer(layer)
-        return _made(self._read(sql.SELECT_CHILDREN, id=layer, page=-1))
+        return rows.made(self._read(sql.SELECT_CHILDREN, id=layer, page=-1))
 
     def descendants(self, layer: str) -> tuple[m.Layer, ...]:
         """Every layer that has this one below it, nearest first."""
         self.layer(layer)
-        return _made(self._read(sql.SELECT_DESCENDANTS, id=layer))
+        return rows.made(self._read(sql.SELECT_DESCENDANTS, id=layer))
 
     def lower_dirs(self, layer: str) -> tuple[str, ...]:
         """`<home>/l/<LINK>` of each lower layer, nearest first."""
@@ -367,11 +367,6 @@ def _matches(layer: m.Layer, labels: Mapping[str, str] | None) -> bool:
         key in layer.labels and value in ("", layer.labels[key])
         for key, value in (labels or {}).items()
     )
-
-
-def _made(found: engine.Rows) -> tuple[m.Layer, ...]:
-    values = (rows.layer(row) for row in found)
-    return tuple(value for value in values if value.state is not m.LayerState.CREATING)
 
 
 def _size(path: str) -> int:

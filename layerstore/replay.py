@@ -26,13 +26,15 @@ def replay(entries: Iterable[answers.Entry], *, last: int | None = None) -> engi
 
 
 def state_at(entries: Iterable[answers.Entry], seq: int) -> answers.State:
-    """The store after event `seq`. Who took a hold is not told: owners are no part of the fold."""
+    """The store after event `seq`, as it answered then: a layer that was being made is no layer yet,
+    only an operation. Who took a hold is not told: owners are no part of the fold.
+    """
     connection = replay(entries, last=seq)
     try:
         every = {"after": "", "page": -1}
         return answers.State(
             seq=seq,
-            layers=tuple(rows.layer(r) for r in connection.execute(sql.SELECT_LAYERS, every)),
+            layers=rows.made(connection.execute(sql.SELECT_LAYERS, every)),
             holds=tuple(rows.hold(r) for r in connection.execute(sql.SELECT_HOLDS)),
             mounts=tuple(rows.mount(r) for r in connection.execute(sql.SELECT_MOUNTS)),
             operations=tuple(rows.operation(r) for r in connection.execute(sql.SELECT_OPERATIONS)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ LITTLE: Final = 0.05
 FEW_BYTES: Final = 256 << 20
 """More than this is enough, however small a part of the whole it is."""
 FEW_INODES: Final = 20_000
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 _Tell = tuple[str, Callable[[probe.Capabilities], bool], str, str]
 _MEANS: Final[tuple[_Tell, ...]] = (
@@ -70,8 +73,14 @@ def examine(home: Path, *, is_store: bool) -> Iterator[Check]:
         )
     else:
         marks = files.uses_user_xattrs(str(there)) if is_store else None
-        yield from _tried(probe.probe_home(str(there), str(scratch), userxattr=marks))
-        yield _locks(scratch)
+        try:
+            yield from _tried(probe.probe_home(str(there), str(scratch), userxattr=marks))
+            yield _locks(scratch)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            advice = "See to the space first, and ask again."
+            yield Check("trial", Gravity.PROBLEM, f"{scratch}: {error.strerror}", advice)
     yield from _space(there)
     yield from _propagation(there)
 

@@ -144,14 +144,15 @@ def mount_of(path: str) -> MountEntry | None:
 
 
 def parted(home: str) -> tuple[str, ...]:
-    """Which of a store's own directories are not in the mount of its home, or on another device."""
-    device, mount = os.stat(home).st_dev, mount_id(home)
-    names = (layout.OWN, layout.STAGING, layout.TRASH, layout.LINKS)
+    """Which of a store's own directories are another mount, or device, than the directory above."""
+
+    def where(path: str) -> tuple[int, int]:
+        return mount_id(path), os.stat(path).st_dev
+
+    names = (layout.OWN, layout.STAGING, layout.TRASH)
+    paths = {name: f"{home}/{name}" for name in names if os.path.isdir(f"{home}/{name}")}
     return tuple(
-        name
-        for name in names
-        if os.path.isdir(f"{home}/{name}")
-        and (mount_id(f"{home}/{name}"), os.stat(f"{home}/{name}").st_dev) != (mount, device)
+        name for name, path in paths.items() if where(path) != where(os.path.dirname(path))
     )
 
 

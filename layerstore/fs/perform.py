@@ -179,15 +179,13 @@ class Performer:
         performed.bytes += removed.bytes
         performed.left += removed.left
         if removed.left:
-            hint = "Something is mounted or busy there; the next recovery tries again."
+            why, hint = "", "Something is mounted or busy there; the next recovery tries again."
             if namespaces.in_user_namespace():
-                hint += (
-                    " Or it belongs to ids that this user namespace lacks: 'layerstore unshare' "
-                    "brings those of /etc/subuid and /etc/subgid."
-                )
+                why = ", perhaps because it belongs to ids that this user namespace lacks"
+                hint = "'layerstore unshare' brings the ids of /etc/subuid and /etc/subgid. " + hint
+            stayed = ", ".join(removed.left[:3])
             raise LayerstoreError(
-                f"{step.path} could not be removed whole: {', '.join(removed.left[:3])} stayed.",
-                hint=hint,
+                f"{step.path} could not be removed whole: {stayed} stayed{why}.", hint=hint
             )
 
     def _probe_upper(self, step: s.ProbeUpper, _: s.Performed, __: bool) -> None:

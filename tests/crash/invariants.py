@@ -26,6 +26,7 @@ OWN_NAMES = {
     "journal.db-shm",
     "write.lock",
     "probes.json",
+    "userxattr",
     "staging",
     "trash",
     "quarantine",
