@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +30,8 @@ def single(bare: Path) -> Outsider:
 @pytest.fixture
 def ranged(bare: Path) -> Outsider:
     """A user with subordinate ids."""
+    if shutil.which("newuidmap") is None:
+        pytest.skip("needs newuidmap (package uidmap)")
     return Outsider.at(bare, subordinate=True)
 
 
