@@ -295,13 +295,16 @@ def _probe_if_new_boot(home: Path) -> None:
         probe_home(home, insist=False)
 
 
-def settle(hands: recovery.Hands) -> list[m.Settled]:
-    """What an open does about dead owners: operations, tree, holds, mounts, in this order."""
+def settle(hands: recovery.Hands, *, insist: bool = False) -> list[m.Settled]:
+    """What an open does about dead owners: operations, tree, holds, mounts, in this order.
+
+    `insist`: also what was tried in vain a moment ago.
+    """
     me = hands.journal.author
     owners = [rows.owner(row) for row in hands.journal.database.read(sql.SELECT_OPEN_OWNERS)]
     others = [owner for owner in owners if owner.id != me.owner]
     dead = [owner for owner in others if not hands.is_alive(owner.id)]
-    settled = list(recovery.settle_operations(hands))
+    settled = list(recovery.settle_operations(hands, insist=insist))
     mount_id = mountinfo.mount_id(hands.home)
     elsewhere = [o for o in dead if (o.boot_id, o.mount_id) != (me.boot_id, mount_id)]
     alone = len(dead) == len(others)

@@ -290,12 +290,17 @@ def gather(home: str, operation: str, intent: e.Intent) -> state.Evidence:
     )
 
 
-def settle_operations(hands: Hands) -> Iterator[m.Settled]:
-    """Settle whatever dead owners, owners that gave up, and interrupted calls left in flight."""
+def settle_operations(hands: Hands, *, insist: bool) -> Iterator[m.Settled]:
+    """Settle whatever dead owners, owners that gave up, and interrupted calls left in flight.
+
+    What could not be ended again and again is left alone for a while, unless somebody insists.
+    """
     for row in hands.journal.database.read(sql.SELECT_OPERATIONS):
         operation = rows.operation(row)
         ours = operation.owner == hands.journal.author.owner
         left = ours and operation.id not in hands.active
+        if operation.abandoned and not insist and hands.journal.rests(operation):
+            continue
         if left or operation.abandoned or not hands.is_alive(operation.owner):
             settled = settle(hands, operation)
             if settled is not None:

@@ -148,9 +148,12 @@ class Store(Reader):
         return tuple(self._opened.settled)
 
     def recover(self) -> tuple[m.Settled, ...]:
-        """Settle now what dead owners left; an open does the same by itself."""
+        """Settle now what dead owners left; an open does the same by itself.
+
+        But an open leaves alone for up to an hour what was tried in vain several times; this tries.
+        """
         self._check_usable()
-        return tuple(opening.settle(self._hands))
+        return tuple(opening.settle(self._hands, insist=True))
 
     # --- create -------------------------------------------------------------------------------
 
