@@ -198,7 +198,7 @@ class Journal:
         )
         if count < TRIES_WITHOUT_PAUSE:
             return False
-        pause = min(1 << min(count - TRIES_WITHOUT_PAUSE, 20), LONGEST_PAUSE) * 1_000_000
+        pause: int = min(1 << min(count - TRIES_WITHOUT_PAUSE, 20), LONGEST_PAUSE) * 1_000_000
         # Where the clock was set back, the pause is over.
         since: int = self._now() - last
         return 0 <= since < pause

@@ -58,7 +58,8 @@ def _examine(app: App, home: Path) -> Health:
     from layerstore import doctor
     from layerstore.fs import namespaces
 
-    uid = os.geteuid() or int(os.environ.get(config.ROOTLESS_UID, "0"))
+    outside = os.environ.get(config.ROOTLESS_UID, "")
+    uid = os.geteuid() or (int(outside) if outside.isdecimal() else 0)
     durability = app.settings.durability.value
     if os.geteuid() != 0 and not namespaces.may_mount():
         from layerstore.cli import unshare

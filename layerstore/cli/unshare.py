@@ -42,14 +42,14 @@ def unshare_command(ctx: click.Context, app: App, command: tuple[str, ...]) -> N
 
 def enter(app: App) -> None:
     """Move this process into namespaces of its own, as their root, and say with which ids."""
-    from layerstore.fs import namespaces
+    from layerstore.fs import unshare
 
     uid = os.geteuid()
     try:
-        found = namespaces.enter()
+        found = unshare.enter()
     except OSError as error:
         raise CannotCarryOverlay(
-            f"No user namespace can be made: {namespaces.why_refused(error)}.",
+            f"No user namespace can be made: {unshare.why_refused(error)}.",
             hint="'layerstore doctor' says more. As root, no user namespace is needed.",
         ) from error
     os.environ[config.ROOTLESS_UID] = str(uid)

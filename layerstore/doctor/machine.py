@@ -9,7 +9,7 @@ from typing import Final
 
 from layerstore.db import engine
 from layerstore.doctor.checks import Check, Gravity
-from layerstore.fs import namespaces
+from layerstore.fs import namespaces, unshare
 
 FEW_FILES: Final = 1024
 FEW_MOUNTS_LEFT: Final = 0.1
@@ -54,7 +54,7 @@ def _user(uid: int) -> Check:
         )
     if not inside:
         return Check("user", Gravity.FINE, f"uid {os.geteuid()}, which may mount")
-    rows = namespaces.current_maps().uids
+    rows = unshare.current_maps().uids
     count = sum(row[2] for row in rows)
     who = f"user {uid}" if uid else "a user"
     return Check("user", Gravity.FINE, f"root of a user namespace of {who}; ids: {count}")
@@ -62,11 +62,11 @@ def _user(uid: int) -> Check:
 
 def _subordinate_ids(uid: int) -> Check:
     """Of an ordinary user: without them a layer can keep files of one owner only."""
-    found = namespaces.mapping(uid, uid)
+    found = unshare.mapping(uid, uid)
     name = "subordinate ids"
     if not found.why_single:
         count = sum(row[2] for row in found.uids[1:])
-        if len(namespaces.current_maps().uids) == 1:
+        if len(unshare.current_maps().uids) == 1:
             return Check(
                 name,
                 Gravity.WARNING,

@@ -67,8 +67,8 @@ class Outsider:
         """Make what it needs in an empty directory, to which it gets access."""
         bare.chmod(0o755)
         etc, home = bare / "etc", bare / "user"
-        etc.mkdir()
-        home.mkdir()
+        for path in (etc, bare / "etc-work", bare / "aside", home):
+            path.mkdir()
         (home / "tmp").mkdir()
         for path in (home, home / "tmp"):
             os.chown(path, UID, UID)
@@ -77,10 +77,9 @@ class Outsider:
         ids = f"outsider:{FIRST_SUBORDINATE}:{SUBORDINATES}\n" if subordinate else ""
         for name in ("subuid", "subgid"):
             (etc / name).write_text(ids)
-        lines = ["set -e", *_opened(etc)]
-        for name in ("passwd", "subuid", "subgid"):
-            lines.append(f"[ -e /etc/{name} ] || {{ mount -t tmpfs tmpfs /etc; }}")
-            lines.append(f"mount --bind {_q(etc / name)} /etc/{name}")
+        lines = ["set -e", *_opened(bare / "aside")]
+        options = f"lowerdir=/etc,upperdir={etc},workdir={bare / 'etc-work'}"
+        lines.append(f"mount -t overlay -o {shlex.quote(options)} overlay /etc")
         lines.append(
             f"exec setpriv --reuid {UID} --regid {UID} --clear-groups --bounding-set=+all "
             f'env -C {_q(home)} "$@"'

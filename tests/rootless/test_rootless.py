@@ -116,7 +116,7 @@ def test_root_needs_no_namespace(bare: Path) -> None:
     assert "root already" in done.stderr
 
 
-def test_where_namespaces_are_forbidden(single: Outsider) -> None:
+def test_where_namespaces_are_forbidden(ranged: Outsider) -> None:
     """Where the machine permits no more user namespaces, the limit is named."""
     inner = " ".join(PROGRAM)
     text = (
@@ -124,7 +124,7 @@ def test_where_namespaces_are_forbidden(single: Outsider) -> None:
         # As another user than root, who would be told that it needs none.
         f"setpriv --reuid 1 --clear-groups {inner} unshare true"
     )
-    done = Outsider.at(single.home, subordinate=True).script(text)
+    done = ranged.script(text)
     assert 1 == done.code, done.out + done.err
     assert "user.max_user_namespaces" in done.err
 
@@ -295,6 +295,7 @@ KILL_AT = [
 ]
 
 
+@pytest.mark.crash
 def test_killed_in_a_namespace(single: Outsider) -> None:
     """Killed at its points, the next open in another namespace settles it, and the audit is clean."""
     single.program("init")
@@ -334,12 +335,14 @@ def suite(user: Outsider, *words: str) -> str:
     return done.out.splitlines()[-1]
 
 
+@pytest.mark.crash
 def test_the_lifecycle_holds_in_a_namespace(single: Outsider) -> None:
     """Every test of a store's life passes in a user namespace, with none skipped."""
     said = suite(single, f"{ROOT}/tests/store/test_lifecycle.py")
     assert "passed" in said and "skipped" not in said
 
 
+@pytest.mark.crash
 def test_busy_uppers_are_seen_in_a_namespace(single: Outsider) -> None:
     """Whether an upper is in use is answered right in a user namespace: mounted, leaked, detached, killed."""
     # A loop device, an index and its absence are root's.
