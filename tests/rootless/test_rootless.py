@@ -286,6 +286,31 @@ def test_two_namespaces_see_each_others_mounts(single: Outsider) -> None:
     single.program("mount", "app", "--holder", "two")
 
 
+ASK = """
+import sys
+from layerstore.fs.upper import upper_is_free
+print(*(upper_is_free(f"{home}/diff", f"{home}/scratch") for home in sys.argv[1:]))
+"""
+
+
+def test_a_copied_home_is_not_busy(single: Outsider) -> None:
+    """An upper that was mounted with an index, and copied with its attributes, is free in a namespace."""
+    home, copy = single.home / "home", single.home / "copy"
+    for name in ("lower", "diff", "work", "merged", "scratch"):
+        (home / name).mkdir(parents=True)
+    options = f"lowerdir={home}/lower,upperdir={home}/diff,workdir={home}/work,index=on,userxattr"
+    options += ",redirect_dir=nofollow"
+    subprocess.run(
+        ["mount", "-t", "overlay", "-o", options, "overlay", str(home / "merged")], check=True
+    )
+    subprocess.run(["umount", str(home / "merged")], check=True)
+    subprocess.run(["cp", "-a", str(home), str(copy)], check=True)
+    assert "user.overlay.origin" in os.listxattr(copy / "diff")
+    subprocess.run(["chown", "-R", f"{UID}:{UID}", str(home), str(copy)], check=True)
+    asked = single.inside(sys.executable, "-c", ASK, str(home), str(copy))
+    assert ["True True"] == lines(asked)
+
+
 KILL_AT = [
     "create:*:MakeSymlink:after",
     "create:*:Publish:before",
