@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import attrs
 
-from layerstore import decide, projects, recovery, rows
+from layerstore import burial, decide, projects, recovery, rows
 from layerstore import events as e
 from layerstore import model as m
 from layerstore.audit.tree import Tree, survey
@@ -274,4 +274,4 @@ def _check_mounts(hands: Hands, tree: Tree) -> Iterator[m.Settled]:
     for row in hands.journal.database.read(sql.SELECT_MOUNTS):
         mount = rows.mount(row)
         if not mountinfo.is_mount_root(f"{hands.home}/{layout.merged(mount.layer)}"):
-            yield from recovery.end_mount(hands, mount, reason="lost")
+            yield from burial.end_mount(hands, mount, reason="lost")

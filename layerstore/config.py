@@ -25,6 +25,9 @@ PREFIX: Final = "LAYERSTORE_"
 SYSTEM_FILE: Final = "/etc/layerstore.toml"
 FILE_NAME: Final = "layerstore.toml"
 DEFAULT_HOME: Final = "/var/lib/layerstore"
+"""Root's; an ordinary user has `$XDG_DATA_HOME/layerstore`."""
+ROOTLESS_UID: Final = f"{PREFIX}ROOTLESS_UID"
+"""Set by `layerstore unshare`: the uid that the root of its user namespace has outside."""
 DEFAULT_HOLDER: Final = "cli"
 DEFAULT_TIMEOUT: Final = 30.0
 DEFAULT_COMPACT_ABOVE: Final = 100_000
@@ -157,8 +160,28 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, object]:
     return {key: value for key, value in named.items() if value}
 
 
-def load(environment: Mapping[str, str], flags: Mapping[str, object]) -> Settings:
-    """The settings in effect. A flag whose value is None was not given."""
+def users_home(environment: Mapping[str, str]) -> Path:
+    """Where the store of an ordinary user is unless a setting says otherwise."""
+    data = environment.get("XDG_DATA_HOME") or ""
+    if not os.path.isabs(data):  # the XDG specification has relative ones ignored
+        data = os.path.join(environment.get("HOME") or "/nonexistent", ".local/share")
+    return Path(data) / "layerstore"
+
+
+def load(
+    environment: Mapping[str, str], flags: Mapping[str, object], *, ordinary: bool = False
+) -> Settings:
+    """The settings in effect. A flag whose value is None was not given.
+
+    `ordinary`: for an ordinary user, also where it is the root of a user namespace of its own.
+    """
+    settings = _load(environment, flags)
+    if ordinary and "home" not in settings.origins:
+        return attrs.evolve(settings, home=users_home(environment))
+    return settings
+
+
+def _load(environment: Mapping[str, str], flags: Mapping[str, object]) -> Settings:
     sources = [(str(path), read_file(path)) for path in files(environment)]
     sources.append(("the environment", from_environment(environment)))
     sources.append(("flags", {key: value for key, value in flags.items() if value is not None}))

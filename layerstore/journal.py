@@ -197,6 +197,27 @@ class Journal:
                 )
         return True
 
+    def rests(self, operation: m.Operation) -> bool:
+        """Whether nobody could end it, again and again, and the last who tried did so just now.
+
+        Each try is two events. After the first ones the pause doubles each time.
+        """
+        ((count, last),) = self.database.read(
+            sql.COUNT_ABANDONED,
+            {
+                "layer": operation.layer,
+                "after": operation.intent_seq,
+                "operation": operation.id,
+                "kind": ABANDONED,
+            },
+        )
+        if count < TRIES_WITHOUT_PAUSE:
+            return False
+        pause: int = min(1 << min(count - TRIES_WITHOUT_PAUSE, 20), LONGEST_PAUSE) * 1_000_000
+        # Where the clock was set back, the pause is over.
+        since: int = self._now() - last
+        return 0 <= since < pause
+
     def abandon(self, operation: str, layer: str, reason: str) -> None:
         """Say that this owner could not end an operation; anyone may."""
         with self.transaction(full=False) as transaction:
@@ -204,6 +225,10 @@ class Journal:
             transaction.append(e.OperationAbandoned(layer, reason), operation=operation)
 
 
+ABANDONED = next(tag for tag, cls in codec.TAGS.items() if cls is e.OperationAbandoned)
+TRIES_WITHOUT_PAUSE = 3
+LONGEST_PAUSE = 3600
+"""Seconds."""
 MARK_STEP = 10_000
 """The mark in store.json runs ahead of seq by this much, so that it is seldom written."""
 

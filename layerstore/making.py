@@ -17,7 +17,7 @@ from layerstore import model as m
 from layerstore.db import engine
 from layerstore.db import statements as sql
 from layerstore.errors import InvalidArgument, LayerstoreError, NotAStoresPlace, StoreExists
-from layerstore.fs import ballast, durable, layout, locks, mountinfo
+from layerstore.fs import ballast, durable, files, layout, locks, mountinfo, namespaces
 
 
 def initialize(home: Path, *, max_depth: int) -> None:
@@ -30,6 +30,7 @@ def initialize(home: Path, *, max_depth: int) -> None:
         raise InvalidArgument(f"max_depth must be 1 to {m.MAX_DEPTH}, not {max_depth}.")
     engine.check_path(os.fspath(home / layout.OWN / access.NEW_DATABASE))
     is_there = os.path.lexists(home)
+    opening.check_rights("A store", home)
     _make_home(home)
     if (home / layout.STORE_FILE).exists():
         raise StoreExists(
@@ -42,6 +43,8 @@ def initialize(home: Path, *, max_depth: int) -> None:
             raise StoreExists(f"{home} is a layerstore already.")
         try:
             _refuse_other_mounts(home)
+            if namespaces.in_user_namespace() and _mark_user_xattrs(home):
+                made.append(home / layout.USER_XATTRS)
             opening.probe_home(home, insist=True)
         except LayerstoreError:
             _take_back(made if is_there else [home, *made])
@@ -114,6 +117,15 @@ def _refuse_other_mounts(home: Path) -> None:
                 f"{place} is not on the file system of {home}.",
                 hint="A store, with everything in it, is one directory on one file system.",
             )
+
+
+def _mark_user_xattrs(home: Path) -> bool:
+    """Have this store's layers marked by `user.overlay.*` from now on; whether that is new."""
+    if files.uses_user_xattrs(os.fspath(home)):
+        return False
+    text = "Made in a user namespace: overlays of this store are mounted with userxattr.\n"
+    durable.replace_file(os.fspath(home / layout.USER_XATTRS), text, mode=0o600)
+    return True
 
 
 def _take_back(made: list[Path]) -> None:
@@ -192,9 +204,15 @@ def rebuild(home: Path, *, timeout: float) -> list[m.Settled]:
         if not (home / layout.LINKS).is_dir():
             description.read(home)  # raises NoStore
         _refuse_foreign(home)
+    opening.check_rights("A store", home)
+    lost = not (home / layout.STORE_FILE).exists()
     _make_own(home)
     with locks.store_to_oneself(os.fspath(home / layout.STORE_LOCK), timeout=timeout):
         restoring.finish(home)
+        # Whether it was made in a user namespace is lost too: whose the links are tells.
+        owner = (home / layout.LINKS).stat().st_uid
+        if lost and (namespaces.in_user_namespace() or owner != 0):
+            _mark_user_xattrs(home)
         about = _description_anew(home)
         copies.refuse_copy(home, about)
         _new_database(home, about, e.StoreRebuilt(about.store_id, "asked for"))

@@ -17,13 +17,23 @@ from pathlib import Path
 
 import attrs
 
-from layerstore import access, copies, description, place, recovery, room, rows
+from layerstore import access, burial, copies, description, place, recovery, room, rows
 from layerstore import model as m
 from layerstore.db import about as db_about
 from layerstore.db import engine
 from layerstore.db import statements as sql
 from layerstore.errors import Busy, CannotCarryOverlay, DiskFull, LayerstoreError
-from layerstore.fs import ballast, durable, layout, locks, mount, mountinfo, perform
+from layerstore.fs import (
+    ballast,
+    durable,
+    files,
+    layout,
+    locks,
+    mount,
+    mountinfo,
+    namespaces,
+    perform,
+)
 from layerstore.journal import MARK_STEP, Author, Journal
 from layerstore.options import NO_OPTIONS, Options
 from layerstore.reader import check_database
@@ -84,7 +94,11 @@ def probe_home(home: Path, *, insist: bool) -> None:
     """
     from layerstore.fs import probe
 
-    found = probe.probe_home(os.fspath(home), os.fspath(home / layout.STAGING))
+    found = probe.probe_home(
+        os.fspath(home),
+        os.fspath(home / layout.STAGING),
+        userxattr=files.uses_user_xattrs(os.fspath(home)),
+    )
     if found.problem and insist:
         raise CannotCarryOverlay(
             f"{home} cannot carry a layerstore: {found.problem}",
@@ -110,6 +124,7 @@ def open_store(
 ) -> Opened:
     """Open a store for writing, and settle what dead owners left."""
     copies.refuse_copy(home, description.read(home))  # there is a store, and it is not another's
+    check_rights("The store", home)
     _check_writable(home)
     access.rewrite_if_suspect(home, timeout=timeout)
     where = os.fspath(home)
@@ -160,6 +175,16 @@ def _keep_reserves(opened: Opened) -> None:
     with contextlib.suppress(OSError, DiskFull, Busy):
         ballast.restore(opened.hands.home)
         reserve.keep(opened.database)
+
+
+def check_rights(what: str, home: Path) -> None:
+    """Refuse an ordinary user who could do half of everything: rename a layer, and not unmount it."""
+    if os.geteuid() != 0 and not namespaces.may_mount():
+        raise LayerstoreError(
+            f"{what} at {home} needs root: an ordinary user may not mount overlays.",
+            hint="'layerstore unshare COMMAND' runs a command as the root of a user namespace, "
+            "where an ordinary user may; questions ('layerstore ls') need no rights.",
+        )
 
 
 def _check_writable(home: Path) -> None:
@@ -243,10 +268,12 @@ def _command() -> str:
 
 def _probe_if_new_boot(home: Path) -> None:
     try:
-        known = json.loads((home / layout.PROBES).read_text()).get("boot_id")
-    except (OSError, ValueError):
+        kept = json.loads((home / layout.PROBES).read_text())
+        known = kept["boot_id"], kept["user_namespace"]
+    except (OSError, ValueError, KeyError, TypeError):
         known = None
-    if known != boot_id():
+    # What root may is not what a process in a user namespace may.
+    if known != (boot_id(), namespaces.in_user_namespace()):
         try:
             room.making(os.fspath(home), lambda: probe_home(home, insist=False))
         except OSError as error:
@@ -259,14 +286,17 @@ def _compared(journal: Journal) -> None:
         transaction.execute(sql.DELETE_META, key=place.COMPARE)
 
 
-def settle(hands: recovery.Hands) -> list[m.Settled]:
-    """What an open does about dead owners: operations, tree, holds, mounts, in this order."""
+def settle(hands: recovery.Hands, *, insist: bool = False) -> list[m.Settled]:
+    """What an open does about dead owners: operations, tree, holds, mounts, in this order.
+
+    `insist`: also what was tried in vain a moment ago.
+    """
     me = hands.journal.author
     owners = [rows.owner(row) for row in hands.journal.database.read(sql.SELECT_OPEN_OWNERS)]
     others = [owner for owner in owners if owner.id != me.owner]
     dead = [owner for owner in others if not hands.is_alive(owner.id)]
     settled = list(copies.settle(hands))
-    settled += recovery.settle_operations(hands)
+    settled += recovery.settle_operations(hands, insist=insist)
     mount_id = mountinfo.mount_id(hands.home)
     elsewhere = [o for o in dead if (o.boot_id, o.mount_id) != (me.boot_id, mount_id)]
     alone = len(dead) == len(others)
@@ -282,8 +312,8 @@ def settle(hands: recovery.Hands) -> list[m.Settled]:
     # One that died before this boot is buried only by who compared the tree after it.
     for owner in dead:
         if alone or owner not in elsewhere:
-            settled.append(recovery.bury(hands, owner))
-    recovery.remove_locks(hands)
-    settled += recovery.forget_lost(hands)
-    settled += recovery.unmount_unheld(hands)
+            settled.append(burial.bury(hands, owner))
+    burial.remove_locks(hands)
+    settled += burial.forget_lost(hands)
+    settled += burial.unmount_unheld(hands)
     return settled

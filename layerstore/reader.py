@@ -6,11 +6,10 @@ rows, so a slow reader never stops a checkpoint.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from layerstore import archives, description, place, rows
 from layerstore import model as m
@@ -169,12 +168,12 @@ class Reader(Chronicle):
 
     def children(self, layer: str) -> tuple[m.Layer, ...]:
         self.layer(layer)
-        return _made(self._read(sql.SELECT_CHILDREN, id=layer, page=-1))
+        return rows.made(self._read(sql.SELECT_CHILDREN, id=layer, page=-1))
 
     def descendants(self, layer: str) -> tuple[m.Layer, ...]:
         """Every layer that has this one below it, nearest first."""
         self.layer(layer)
-        return _made(self._read(sql.SELECT_DESCENDANTS, id=layer))
+        return rows.made(self._read(sql.SELECT_DESCENDANTS, id=layer))
 
     def lower_dirs(self, layer: str) -> tuple[str, ...]:
         """`<home>/l/<LINK>` of each lower layer, nearest first."""
@@ -355,74 +354,21 @@ class Reader(Chronicle):
 
     def status(self) -> answers.Status:
         """What the store is and runs on."""
-        from layerstore import answers
-        from layerstore.fs import ballast
+        from layerstore import condition
 
-        free, inodes = ballast.room(self._home)
-        layers, damaged = self._read(sql.COUNT_LAYERS)[0]
-        probes = self._probes()
-        database = self._home + "/" + layout.DATABASE
-        return answers.Status(
-            home=self._home,
-            store_id=self._about.store_id,
-            format=self._about.format,
-            schema=sql.REVISION,
-            seq=self.last_seq(),
+        return condition.status(
+            self.home,
+            self._about,
+            self._read,
             durability=self._durability(),
-            max_depth=self._about.max_depth,
-            layers=layers,
-            mounts=self._read(sql.COUNT_MOUNTS)[0][0],
-            holds=self._read(sql.COUNT_HOLDS)[0][0],
-            operations=len(self.operations()),
-            damaged=damaged,
-            owners=self.owners(),
-            sqlite=engine.SQLITE_VERSION,
-            sqlite_driver=engine.DRIVER,
-            journal_mode=str(self._read("PRAGMA journal_mode")[0][0]),
-            synchronous="outcomes FULL; intents, gets and puts NORMAL",
-            database_bytes=_size(database),
-            wal_bytes=_size(f"{database}-wal"),
-            ballast=ballast.pieces(self._home),
-            free_bytes=free,
-            free_inodes=inodes,
-            file_system=str(probes.get("file_system", "not probed")),
-            probes=probes,
-            warnings=(*self._warnings(probes), *ballast.warnings(self._home)),
-            events=self._read(sql.COUNT_EVENTS)[0][0],
-            **self._archived(),
+            more_warnings=self._own_warnings(),
         )
 
-    def _archived(self) -> dict[str, Any]:
-        kept = archives.counted(self._home, archives.cut_of(self._read))
-        at = self._read(sql.SELECT_META_OF, key=archives.COMPACTED_AT)
-        return {
-            "archives": len(kept),
-            "archive_bytes": sum(_size(archive.path) for archive in kept),
-            "compacted_at": m.from_micros(int(at[0][0])) if at else None,
-        }
+    def _own_warnings(self) -> tuple[str, ...]:
+        return ()
 
     def _durability(self) -> str:
         return "full"
-
-    def _probes(self) -> dict[str, Any]:
-        """What the last open that wrote found out about kernel and file system."""
-        try:
-            found: dict[str, Any] = json.loads((self.home / layout.PROBES).read_text())
-        except (OSError, ValueError):
-            return {}
-        return found
-
-    def _warnings(self, probes: Mapping[str, Any]) -> Iterator[str]:
-        if engine.ONE_WRITER_NEEDED:
-            yield (
-                f"SQLite {engine.SQLITE_VERSION} has the WAL-reset race (fixed in 3.51.3): "
-                "writers take turns by a lock file"
-            )
-        yield from place.warnings(self.home, self._about.store_id)
-        if probes.get("upper_probe") is False:
-            yield "this kernel does not say whether an upper directory is in use"
-        if probes.get("problem"):
-            yield str(probes["problem"])
 
 
 def _matches(layer: m.Layer, labels: Mapping[str, str] | None) -> bool:
@@ -430,15 +376,3 @@ def _matches(layer: m.Layer, labels: Mapping[str, str] | None) -> bool:
         key in layer.labels and value in ("", layer.labels[key])
         for key, value in (labels or {}).items()
     )
-
-
-def _made(found: engine.Rows) -> tuple[m.Layer, ...]:
-    values = (rows.layer(row) for row in found)
-    return tuple(value for value in values if value.state is not m.LayerState.CREATING)
-
-
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except FileNotFoundError:
-        return 0

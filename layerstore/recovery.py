@@ -16,16 +16,16 @@ from typing import Any, Final, TypeVar
 
 import attrs
 
-from layerstore import decide, plan, room, rows, state
 from layerstore import events as e
 from layerstore import model as m
+from layerstore import plan, room, rows, state
 from layerstore.db import statements as sql
 from layerstore.errors import LayerstoreError, OwnerLost, UpperBusy, WritesRefused
-from layerstore.fs import layout, locks, mountinfo, perform
+from layerstore.fs import layout, locks, perform
 from layerstore.fs.durable import SyncFailed
 from layerstore.fs.steps import Performed
 from layerstore.fs.trace import trace
-from layerstore.journal import InFlight, Journal, Transaction
+from layerstore.journal import Journal, Transaction
 
 log = logging.getLogger("layerstore")
 
@@ -234,7 +234,7 @@ def _end_failed(hands: Hands, operation: str, intent: e.Intent, error: BaseExcep
         still = hands.journal.database.read(sql.SELECT_OPERATION, {"operation": operation})
         if not still or rows.operation(still[0]).owner != hands.journal.author.owner:
             return False
-        _settle_own(hands, operation, intent, reason=_in_short(error))
+        _settle_own(hands, operation, intent, reason=in_short(error))
     except BaseException as second:
         log.warning("operation %s could not be settled: %s", operation, second)
         _abandon(hands, operation, intent.layer, second)
@@ -248,10 +248,10 @@ def _abandon(hands: Hands, operation: str, layer: str, error: BaseException) -> 
     if isinstance(error, SyncFailed):
         hands.journal.database.refuse(str(error))
     with contextlib.suppress(LayerstoreError, OSError):
-        hands.with_room(lambda: hands.journal.abandon(operation, layer, _in_short(error)))
+        hands.with_room(lambda: hands.journal.abandon(operation, layer, in_short(error)))
 
 
-def _in_short(error: BaseException) -> str:
+def in_short(error: BaseException) -> str:
     ours = isinstance(error, LayerstoreError)
     return (str(error) if ours else f"{type(error).__name__}: {error}")[:500]
 
@@ -273,7 +273,7 @@ def settle(hands: Hands, operation: m.Operation) -> m.Settled | None:
             _abandon(hands, operation.id, operation.layer, error)
             if not isinstance(error, Exception):
                 raise  # an interruption; else one bad layer never blocks the store
-            return m.Settled("failed", operation.layer, _in_short(error), operation.id)
+            return m.Settled("failed", operation.layer, in_short(error), operation.id)
     done = "finished" if rule is state.Rule.REDO else "undone"
     return m.Settled(
         done, operation.layer, f"{operation.verb} of {operation.layer} was {done}", operation.id
@@ -315,88 +315,18 @@ def gather(home: str, operation: str, intent: e.Intent) -> state.Evidence:
     )
 
 
-def settle_operations(hands: Hands) -> Iterator[m.Settled]:
-    """Settle whatever dead owners, owners that gave up, and interrupted calls left in flight."""
+def settle_operations(hands: Hands, *, insist: bool) -> Iterator[m.Settled]:
+    """Settle whatever dead owners, owners that gave up, and interrupted calls left in flight.
+
+    What could not be ended again and again is left alone for a while, unless somebody insists.
+    """
     for row in hands.journal.database.read(sql.SELECT_OPERATIONS):
         operation = rows.operation(row)
         ours = operation.owner == hands.journal.author.owner
         left = ours and operation.id not in hands.active
+        if operation.abandoned and not insist and hands.journal.rests(operation):
+            continue
         if left or operation.abandoned or not hands.is_alive(operation.owner):
             settled = settle(hands, operation)
             if settled is not None:
                 yield settled
-
-
-def bury(hands: Hands, owner: m.Owner) -> m.Settled:
-    """End the holds of a dead owner. Its operations are settled already."""
-
-    def say_so() -> None:
-        with hands.journal.transaction(full=False) as transaction:
-            found = transaction.one(sql.SELECT_OWNER, id=owner.id)
-            if found is not None and rows.owner(found).closed_at is None:
-                transaction.append(e.OwnerDied(owner.id, owner.pid, owner.command))
-
-    hands.with_room(say_so)
-    trace("settle:bury:after")
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(f"{hands.home}/{layout.owner_lock(owner.id)}")
-    return m.Settled("released", None, f"process {owner.pid} ({owner.command}) is dead")
-
-
-def remove_locks(hands: Hands) -> None:
-    """Remove the lock files of dead processes that no row calls open."""
-
-    def open_still(owner: str) -> bool:
-        found = hands.journal.database.read(sql.SELECT_OWNER, {"id": owner})
-        return bool(found) and rows.owner(found[0]).closed_at is None
-
-    locks.remove_dead(f"{hands.home}/{layout.OWNERS}", keep=open_still)
-
-
-def unmount_unheld(hands: Hands) -> Iterator[m.Settled]:
-    """Unmount what the journal mounted and nobody holds any more."""
-    for row in hands.journal.database.read(sql.SELECT_UNHELD_MOUNTS):
-        yield from end_mount(hands, rows.mount(row), reason="no holder")
-
-
-def forget_lost(hands: Hands) -> Iterator[m.Settled]:
-    """End the mounts of another boot that this kernel does not have."""
-    boot = hands.journal.author.boot_id
-    for row in hands.journal.database.read(sql.SELECT_MOUNTS):
-        mount = rows.mount(row)
-        if mount.boot_id == boot:
-            continue
-        if not mountinfo.is_mount_root(f"{hands.home}/{layout.merged(mount.layer)}"):
-            yield from end_mount(hands, mount, reason="lost")
-
-
-def _refuse_if_seen_elsewhere(hands: Hands, tx: Transaction, layer: str) -> None:
-    """Of a mount without an upper the kernel tells nothing: a living process may see what we do not."""
-    for row in tx.all(sql.SELECT_HOLDS_ON, layer=layer):
-        taker = rows.hold(row).taken_by
-        if taker is None or not hands.is_alive(taker.id):
-            continue
-        if not mountinfo.shares_mounts(taker.pid, taker.started):
-            raise UpperBusy(
-                layer, f"process {taker.pid} ({taker.command}) has it in another mount namespace"
-            )
-
-
-def end_mount(hands: Hands, mount: m.Mount, *, reason: str) -> Iterator[m.Settled]:
-    """Unmount a layer for `no holder`, or forget a `lost` mount, if that still holds."""
-
-    def decision(tx: Transaction, _: str) -> e.Intent | None:
-        intent = decide.unmount(tx, mount.layer, reason=reason)
-        if intent is not None and reason == "lost" and intent.read_only:
-            _refuse_if_seen_elsewhere(hands, tx, mount.layer)
-        return intent
-
-    try:
-        if run(hands, decision) is not None:
-            yield m.Settled("unmounted", mount.layer, f"{mount.layer} was unmounted ({reason})")
-    except InFlight:
-        pass  # whoever is at it ends it
-    except UpperBusy as busy:
-        yield m.Settled("failed", mount.layer, busy.message)
-    except (LayerstoreError, OSError) as error:
-        yield m.Settled("failed", mount.layer, _in_short(error))

@@ -122,11 +122,13 @@ def state_at(entries: Iterable[answers.Entry], seq: int) -> answers.State:
 
 
 def state_of(connection: engine.Connection, seq: int) -> answers.State:
-    """A folded database as a value. Who took a hold is not told: owners are no part of the fold."""
+    """A folded database as a value, as the store answered then: a layer that was being made is no
+    layer yet, only an operation. Who took a hold is not told: owners are no part of the fold.
+    """
     every = {"after": "", "page": -1}
     return answers.State(
         seq=seq,
-        layers=tuple(rows.layer(r) for r in connection.execute(sql.SELECT_LAYERS, every)),
+        layers=rows.made(connection.execute(sql.SELECT_LAYERS, every)),
         holds=tuple(rows.hold(r) for r in connection.execute(sql.SELECT_HOLDS)),
         mounts=tuple(rows.mount(r) for r in connection.execute(sql.SELECT_MOUNTS)),
         operations=tuple(rows.operation(r) for r in connection.execute(sql.SELECT_OPERATIONS)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from layerstore import model as m
@@ -47,6 +47,12 @@ def layer(row: Row) -> m.Layer:
         draining=bool(value["draining"]),
         damage=value["damage"],
     )
+
+
+def made(found: Iterable[Row]) -> tuple[m.Layer, ...]:
+    """The layers among rows of LAYER_COLUMNS: not those that a create has not finished."""
+    values = (layer(row) for row in found)
+    return tuple(value for value in values if value.state is not m.LayerState.CREATING)
 
 
 def owner(row: Row) -> m.Owner:

@@ -11,9 +11,9 @@ import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, overload
+from typing import Literal, Self, overload
 
-from layerstore import compaction, decide, opening, recovery, room, waiting
+from layerstore import burial, compaction, decide, opening, recovery, room, waiting
 from layerstore import events as e
 from layerstore import model as m
 from layerstore import options as o
@@ -142,9 +142,12 @@ class Store(compaction.Compacting, Keeping):
         return tuple(self._opened.settled)
 
     def recover(self) -> tuple[m.Settled, ...]:
-        """Settle now what dead owners left; an open does the same by itself."""
+        """Settle now what dead owners left; an open does the same by itself.
+
+        But an open leaves alone for up to an hour what was tried in vain several times; this tries.
+        """
         self._check_usable()
-        return tuple(opening.settle(self._hands))
+        return tuple(opening.settle(self._hands, insist=True))
 
     # --- create -------------------------------------------------------------------------------
 
@@ -248,7 +251,7 @@ class Store(compaction.Compacting, Keeping):
         self._operate(decision)
         while place.lost is not None:
             # The journal says it is mounted and the kernel does not: end that mount, then mount.
-            for settled in recovery.end_mount(self._hands, place.lost, reason="lost"):
+            for settled in burial.end_mount(self._hands, place.lost, reason="lost"):
                 if settled.what == "failed":
                     raise Busy(settled.message, hint="It is mounted in another mount namespace.")
             self._operate(decision)
@@ -371,9 +374,8 @@ class Store(compaction.Compacting, Keeping):
     def _durability(self) -> str:
         return "full" if self._hands.full else "process"
 
-    def _warnings(self, probes: Mapping[str, Any]) -> Iterator[str]:
-        yield from super()._warnings(probes)
-        yield from self._options.warnings()
+    def _own_warnings(self) -> tuple[str, ...]:
+        return tuple(self._options.warnings())
 
     def _leak(self) -> None:
         self._opened.leak()

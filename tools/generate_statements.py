@@ -110,6 +110,13 @@ STATEMENTS: dict[str, Any] = {
     .where(events.c.layer == B("layer"), events.c.seq > B("after"), events.c.seq <= B("last"))
     .order_by(events.c.seq)
     .limit(B("page")),
+    # By layer, which has an index: an operation's own events are among the few after its intent.
+    "COUNT_ABANDONED": select(func.count(), func.max(events.c.at)).where(
+        events.c.layer == B("layer"),
+        events.c.seq > B("after"),
+        events.c.operation == B("operation"),
+        events.c.kind == B("kind"),
+    ),
     "LAST_SEQ": select(func.coalesce(func.max(events.c.seq), 0)),
     "FIRST_SEQ": select(func.coalesce(func.min(events.c.seq), 0)),
     "COUNT_EVENTS": select(func.count()).select_from(events),

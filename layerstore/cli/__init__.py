@@ -41,6 +41,7 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     },
     "Upkeep": {
         "status": ("upkeep", "Show what the store is and runs on."),
+        "doctor": ("doctor", "Check the machine and the store, and say what to do."),
         "recover": ("upkeep", "Settle what dead processes left open."),
         "audit": ("upkeep", "Compare journal, index, tree and mounts."),
         "cleanup": ("upkeep", "Unmount everything that the store mounted."),
@@ -50,6 +51,7 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     },
     "More": {
         "demo": ("demo", "See it work: mounts, a kill, and recovery."),
+        "unshare": ("unshare", "Run a command where an ordinary user may mount."),
         "completion": ("completion", "Print the completion script of a shell."),
     },
 }
@@ -216,7 +218,8 @@ def _print_version(out: Output) -> None:
 @click.option(
     "--home",
     metavar="DIR",
-    help="The store's directory [LAYERSTORE_HOME; default: /var/lib/layerstore].",
+    help="The store's directory [LAYERSTORE_HOME; default: /var/lib/layerstore; of an ordinary user "
+    "~/.local/share/layerstore].",
 )
 @click.option(
     "--compact-above",

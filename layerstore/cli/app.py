@@ -45,7 +45,9 @@ class App:
     @property
     def settings(self) -> config.Settings:
         if self._settings is None:
-            self._settings = config.load(os.environ, {"home": self.home, **self.flags})
+            ordinary = os.geteuid() != 0 or config.ROOTLESS_UID in os.environ
+            flags = {"home": self.home, **self.flags}
+            self._settings = config.load(os.environ, flags, ordinary=ordinary)
         return self._settings
 
     def reader(self) -> Reader:

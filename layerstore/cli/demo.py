@@ -74,12 +74,13 @@ def demo_command(app: App, keep: bool, home: str | None) -> None:
     middle of creating a layer and another one while it has a layer mounted, opens the store again,
     and looks at what recovery did. Every claim is checked; the exit code is 1 if one was not true.
 
-    It needs root, for overlay mounts, and mounts in a namespace of its own, where nobody else sees
-    them. It takes some seconds and some 50 MB, and leaves nothing behind without --keep.
+    It mounts in a namespace of its own, where nobody else sees it; an ordinary user's is made like
+    that of 'layerstore unshare'. It takes some seconds and some 50 MB, and leaves nothing behind
+    without --keep.
     """
     from layerstore.cli import demo_scenes
 
-    _enter_namespace()
+    rootless = _enter_namespace(app)
     story = Story(app.out)
     with _place(home if home is not None else app.home, keep=keep) as place:
         demo_scenes.play(place, story, keep=keep)
@@ -100,21 +101,23 @@ def demo_command(app: App, keep: bool, home: str | None) -> None:
         if keep:
             story.say("The store is kept. Look around in it:")
             story.show(f"layerstore --home {place} {word}" for word in ("tree", "log", "status"))
+            if rootless:
+                story.say("Commands that change something go behind 'layerstore unshare'.")
         else:
             story.say("Everything was cleaned up. --keep leaves the store to look around in.")
     if wrong:
         raise click.exceptions.Exit(exits.FAILED)
 
 
-def _enter_namespace() -> None:
-    """Go where mounts are seen by this process and its children only."""
+def _enter_namespace(app: App) -> bool:
+    """Go where mounts are seen by this process and its children only; True for an ordinary user."""
     from layerstore.fs import syscalls
 
     if os.geteuid() != 0:
-        raise CannotCarryOverlay(
-            "The demo mounts overlay file systems, and in this version that needs root.",
-            hint="'sudo layerstore demo' (with its full path, where it is in a virtual environment).",
-        )
+        from layerstore.cli import unshare
+
+        unshare.enter(app)
+        return True
     try:
         syscalls.unshare(syscalls.CLONE_NEWNS)
         syscalls.mount("none", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE, "")
@@ -123,6 +126,7 @@ def _enter_namespace() -> None:
             f"This process may not make a mount namespace of its own: {error.strerror}.",
             hint="In a container, mounting has to be permitted, as with 'docker run --privileged'.",
         ) from error
+    return False
 
 
 @contextmanager

@@ -14,13 +14,17 @@ USAGE: Final = InvalidArgument.exit_code
 HUNG_UP: Final = 129
 INTERRUPTED: Final = 130
 BROKEN_PIPE: Final = 141
+NOT_EXECUTABLE: Final = 126
+NO_COMMAND: Final = 127
 TERMINATED: Final = 143
 
 _OTHERS: Final = {
     0: "success",
     SOME_FAILED: "some of several things failed, and some were done",
-    FINDINGS: "audit: it found something that is not as it should be",
-    NOT_AUDITED: "audit: it could not run to its end",
+    FINDINGS: "audit, doctor: it found something that is not as it should be",
+    NOT_AUDITED: "audit, doctor: it could not run to its end",
+    NOT_EXECUTABLE: "unshare: the command cannot be run",
+    NO_COMMAND: "unshare: there is no such command",
     INTERRUPTED: "interrupted (SIGINT)",
     BROKEN_PIPE: "the reader of the output went away (SIGPIPE)",
     HUNG_UP: "ended by SIGHUP: what was begun has been undone or finished first",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,9 @@ def init_command(app: App, max_depth: int) -> None:
 
     app.prepare_to_write()
     home = app.settings.home
+    if "home" not in app.settings.origins:
+        with contextlib.suppress(OSError):  # then the library says what is wrong
+            home.parent.mkdir(parents=True, exist_ok=True)  # ~/.local/share of a new user
     Store.initialize(home, max_depth=max_depth)
     if app.out.json:
         app.out.document(home=home, max_depth=max_depth)

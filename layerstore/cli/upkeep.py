@@ -97,12 +97,14 @@ def _probes(probes: Mapping[str, Any]) -> list[str]:
 def recover_command(ctx: click.Context, app: App) -> None:
     """Settle what dead processes left open, and say what was done.
 
-    Every command that writes does this first; this one does nothing else. What could not be
+    Every command that writes does this first; this one does nothing else, and also tries again what
+    those leave alone for a while, because it failed several times. What could not be
     settled concerns one layer, and every other one is usable; the exit code is then 1, or 3 if
     something else was settled.
     """
     with app.store(tell=False) as store:
-        settled = store.settled
+        done = [item for item in store.settled if item.what != "failed"]
+        settled = (*done, *store.recover())
     if app.out.json:
         app.out.document(settled=settled)
     else:

@@ -292,7 +292,7 @@ class Database(ReadDatabase):
             self._commits += 1
             if self._commits >= CHECKPOINT_EVERY:
                 self._checkpoint()
-            self._wal.keep(self._checkpoint)
+            self._wal.keep(connection, self._checkpoint)
 
     def checkpoint(self) -> bool:
         """Write the WAL back into the database, but for what somebody reads; the next commit begins

@@ -41,6 +41,7 @@ INSERT_EVENT_AT: Final = 'INSERT INTO events (seq, epoch, operation, owner, boot
 SELECT_EVENT: Final = 'SELECT events.seq, events.epoch, events.operation, events.owner, events.boot_id, events.at, events.kind, events.layer, events.data FROM events WHERE events.seq = :seq'
 SELECT_EVENTS: Final = 'SELECT events.seq, events.epoch, events.operation, events.owner, events.boot_id, events.at, events.kind, events.layer, events.data FROM events WHERE events.seq > :after AND events.seq <= :last ORDER BY events.seq LIMIT :page OFFSET 0'
 SELECT_LAYER_EVENTS: Final = 'SELECT events.seq, events.epoch, events.operation, events.owner, events.boot_id, events.at, events.kind, events.layer, events.data FROM events WHERE events.layer = :layer AND events.seq > :after AND events.seq <= :last ORDER BY events.seq LIMIT :page OFFSET 0'
+COUNT_ABANDONED: Final = 'SELECT count(*) AS count_1, max(events.at) AS max_1 FROM events WHERE events.layer = :layer AND events.seq > :after AND events.operation = :operation AND events.kind = :kind'
 LAST_SEQ: Final = 'SELECT coalesce(max(events.seq), 0) AS coalesce_1 FROM events'
 FIRST_SEQ: Final = 'SELECT coalesce(min(events.seq), 0) AS coalesce_1 FROM events'
 COUNT_EVENTS: Final = 'SELECT count(*) AS count_1 FROM events'

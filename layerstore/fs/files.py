@@ -17,6 +17,11 @@ def read_symlink(path: str) -> str:
         return ""
 
 
+def uses_user_xattrs(home: str) -> bool:
+    """Whether the layers of this store are marked by `user.overlay.*` and not `trusted.overlay.*`."""
+    return os.path.lexists(f"{home}/{layout.USER_XATTRS}")
+
+
 NOT_A_FILE = "<not a regular file>"
 NOT_A_LINK = "<not a symbolic link>"
 

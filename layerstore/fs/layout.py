@@ -16,6 +16,7 @@
         ├── journal.db (+ -wal, -shm)     0600
         ├── archive/<first>-<last>.db     events that were moved out of it; never changed
         ├── compact.lock                  locked while somebody moves them
+        ├── userxattr                     only in a store that was made in a user namespace
         ├── staging/<operation>/          what a create is building; never the only copy of anything
         ├── trash/<operation>/            what a remove has renamed away
         ├── quarantine/<operation>/<name> what was set aside, with a note saying why
@@ -42,6 +43,8 @@ WRITE_LOCK: Final = f"{OWN}/write.lock"
 ARCHIVES: Final = f"{OWN}/archive"
 COMPACT_LOCK: Final = f"{OWN}/compact.lock"
 PROBES: Final = f"{OWN}/probes.json"
+USER_XATTRS: Final = f"{OWN}/userxattr"
+"""Is there where the store was made in a user namespace: its marks are `user.overlay.*` from then on."""
 STAGING: Final = f"{OWN}/staging"
 TRIAL: Final = "probe-"
 """How the name of a directory in staging begins, in which a file system is tried out."""

@@ -57,13 +57,15 @@ class Unmounted(enum.StrEnum):
 @attrs.frozen
 class OverlayOptions:
     """One overlay mount: absolute lowers, nearest first; without ``upper`` and ``work`` it is
-    read-only.
+    read-only. ``userxattr``: opaque marks are ``user.overlay.opaque`` (Linux 5.11), the only ones
+    that can be set in a user namespace.
     """
 
     lowers: tuple[str, ...]
     upper: str | None
     work: str | None
     label: str = ""
+    userxattr: bool = False
     extra: tuple[tuple[str, str], ...] = ()
 
     def __attrs_post_init__(self) -> None:
@@ -290,6 +292,12 @@ def _mount_classic(target: str, options: OverlayOptions, base: str | None) -> No
 def _flags(options: OverlayOptions) -> list[tuple[str, str]]:
     """What is said explicitly, as far as this kernel knows it; ``extra`` wins."""
     chosen = {name: "off" for name in _EXPLICIT if name in overlay_parameters()}
+    if options.userxattr:
+        # `off` means `follow` where the module's parameter redirect_always_follow is set, and then
+        # the two are refused together.
+        if "redirect_dir" in chosen:
+            chosen["redirect_dir"] = "nofollow"
+        chosen["userxattr"] = ""
     chosen.update(options.extra)
     return list(chosen.items())
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import attrs
 
-from layerstore.fs import syscalls
+from layerstore.fs import layout, syscalls
 
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
@@ -33,6 +33,8 @@ class MountEntry:
     fs_type: str
     source: str
     super_options: tuple[str, ...]
+    tags: tuple[str, ...] = ()
+    """Of its propagation: ``shared:N``, ``master:N`` and so on."""
 
 
 @attrs.frozen
@@ -109,6 +111,7 @@ def parse_mountinfo(text: bytes) -> list[MountEntry]:
                 fs_type=_decode(fields[dash + 1]),
                 source=_decode(fields[dash + 2]),
                 super_options=_options(fields[dash + 3]),
+                tags=tuple(os.fsdecode(tag) for tag in fields[6:dash]),
             )
         )
     return entries
@@ -128,6 +131,29 @@ def mounts_below(path: str) -> list[MountEntry]:
     return [
         entry for entry in _own_mounts() if _is_below(entry.mount_point, os.path.realpath(path))
     ]
+
+
+def mount_of(path: str) -> MountEntry | None:
+    """The mount that ``path`` lies in: of those above it the last one on the longest path."""
+    place, found = os.path.realpath(path), None
+    for entry in _own_mounts():
+        above = entry.mount_point == place or _is_below(place, entry.mount_point)
+        if above and (found is None or len(entry.mount_point) >= len(found.mount_point)):
+            found = entry
+    return found
+
+
+def parted(home: str) -> tuple[str, ...]:
+    """Which of a store's own directories are another mount, or device, than the directory above."""
+
+    def where(path: str) -> tuple[int, int]:
+        return mount_id(path), os.stat(path).st_dev
+
+    names = (layout.OWN, layout.STAGING, layout.TRASH)
+    paths = {name: f"{home}/{name}" for name in names if os.path.isdir(f"{home}/{name}")}
+    return tuple(
+        name for name, path in paths.items() if where(path) != where(os.path.dirname(path))
+    )
 
 
 def _own_mounts() -> list[MountEntry]:

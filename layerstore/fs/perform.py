@@ -12,8 +12,14 @@ import stat
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from layerstore.errors import LayerDamaged, LayerExists, LayerstoreError, UpperBusy
-from layerstore.fs import ballast, durable, files, layout, mount, mountinfo, syscalls
+from layerstore.errors import (
+    CannotCarryOverlay,
+    LayerDamaged,
+    LayerExists,
+    LayerstoreError,
+    UpperBusy,
+)
+from layerstore.fs import ballast, durable, files, layout, mount, mountinfo, namespaces, syscalls
 from layerstore.fs import steps as s
 from layerstore.fs.trace import trace
 
@@ -206,9 +212,13 @@ class Performer:
         performed.bytes += removed.bytes
         performed.left += removed.left
         if removed.left:
+            why, hint = "", "Something is mounted or busy there; the next recovery tries again."
+            if namespaces.in_user_namespace():
+                why = ", perhaps because it belongs to ids that this user namespace lacks"
+                hint = "'layerstore unshare' brings the ids of /etc/subuid and /etc/subgid. " + hint
+            stayed = ", ".join(removed.left[:3])
             raise LayerstoreError(
-                f"{step.path} could not be removed whole: {', '.join(removed.left[:3])} stayed.",
-                hint="Something is mounted or busy there; the next recovery tries again.",
+                f"{step.path} could not be removed whole: {stayed} stayed{why}.", hint=hint
             )
 
     def _probe_upper(self, step: s.ProbeUpper, _: s.Performed, __: bool) -> None:
@@ -234,20 +244,28 @@ class Performer:
             upper=None if step.upper is None else self.path(step.upper),
             work=None if step.work is None else self.path(step.work),
             label=step.label,
+            userxattr=self._user_xattrs(),
         )
         performed.style = mount.mount_overlay(target, options, home=self._home, styles=self._styles)
-        if step.upper is not None and os.statvfs(target).f_flag & os.ST_RDONLY:
-            # The kernel does so with a line in its log where it cannot make `work/work`.
-            raise LayerstoreError(
-                f"{step.target} was mounted read-only: its work directory cannot be written.",
-                hint="The file system, or the layer's quota, may be full.",
-            )
         performed.mount_id = mountinfo.mount_id(target)
         if step.work is not None and os.statvfs(target).f_flag & os.ST_RDONLY:
             # What the kernel does, with a line in its log, where it cannot use the work directory.
             full = not durable.has_room(f"{options.work}/room", files=4)
             number = errno.ENOSPC if full else errno.EROFS
             raise OSError(number, f"was mounted read-only: {os.strerror(number)}", target)
+
+    def _user_xattrs(self) -> bool:
+        """How this store marks its layers; an error where that cannot be read here."""
+        if files.uses_user_xattrs(self._home):
+            return True
+        if namespaces.in_user_namespace():
+            raise CannotCarryOverlay(
+                f"The store at {self._home} was made outside of a user namespace, and cannot be "
+                "mounted in one: the kernel would not see what its layers hide of each other.",
+                hint="Mount as root outside, or make another store with 'layerstore unshare "
+                "layerstore --home DIR init'.",
+            )
+        return False
 
     def _unmount(self, step: s.Unmount, performed: s.Performed, _: bool) -> None:
         target = self.path(step.target)

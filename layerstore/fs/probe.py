@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import attrs
 
-from layerstore.fs import layout, syscalls
+from layerstore.fs import layout, namespaces, syscalls
 from layerstore.fs.mount import (
     OverlayOptions,
     Unmounted,
@@ -28,21 +28,30 @@ from layerstore.fs.tree import remove_tree
 from layerstore.fs.upper import upper_is_free
 
 FILE_SYSTEMS = {
+    0x01021997: "9p",
     0x61756673: "aufs",
+    0xCA451A4E: "bcachefs",
     0x9123683E: "btrfs",
+    0x00C36400: "ceph",
+    0xFF534D42: "cifs",
     0x28CD3D45: "cramfs",
     0x0000F15F: "ecryptfs",
+    0xE0F5E1E2: "erofs",
+    0x2011BAB0: "exfat",
     0x0000EF53: "extfs",
     0xF2F52010: "f2fs",
     0x65735546: "fuse",
     0x47504653: "gpfs",
     0x000072B6: "jffs2",
     0x3153464A: "jfs",
+    0x00004D44: "msdos",
     0x00006969: "nfs",
+    0x5346544E: "ntfs",
     0x794C7630: "overlayfs",
     0x858458F6: "ramfs",
     0x52654973: "reiserfs",
     0x0000517B: "smb",
+    0xFE534D42: "smb2",
     0x73717368: "squashfs",
     0x01021994: "tmpfs",
     0xA501FCF5: "vxfs",
@@ -50,8 +59,32 @@ FILE_SYSTEMS = {
     0x2FC12FC1: "zfs",
 }
 
-_OPAQUE = "trusted.overlay.opaque"
-_REDIRECT = "trusted.overlay.redirect"
+_REMOTE = "the kernel takes no upper directory on a file system whose files change elsewhere"
+_STACKED = "it is itself made of other file systems, and does not stack"
+_READ_ONLY = "it is read-only"
+_NO_MARKS = "it has no extended attributes, device nodes or owners, which layers are made of"
+UNFIT = {
+    "9p": _REMOTE,
+    "aufs": _STACKED,
+    "ceph": _REMOTE,
+    "cifs": _REMOTE,
+    "cramfs": _READ_ONLY,
+    "ecryptfs": _STACKED,
+    "erofs": _READ_ONLY,
+    "exfat": _NO_MARKS,
+    "fuse": "most of what FUSE serves cannot rename with whiteouts",
+    "gpfs": _REMOTE,
+    "msdos": _NO_MARKS,
+    "nfs": _REMOTE,
+    "ntfs": _NO_MARKS,
+    "overlayfs": _STACKED,
+    "ramfs": "its files have no handles or attributes",
+    "smb": _REMOTE,
+    "smb2": _REMOTE,
+    "squashfs": _READ_ONLY,
+    "zfs": "OpenZFS can since 2.2",
+}
+"""Why a file system is known not to carry overlays; said where a trial failed, which decides."""
 
 
 @attrs.frozen
@@ -60,6 +93,8 @@ class Capabilities:
 
     ``overlay``: two lowers and an upper mount. ``d_type``: directories tell the type of their
     entries. ``upper_probe``: an upper that is mounted is reported as busy, and as free afterwards.
+    ``user_namespace``: found out in one, so for whoever is in one. ``userxattr``: the marks tried
+    were ``user.overlay.*``. ``opaque``: a directory that is marked hides what lies below it.
     ``native_diff``: an upper holds its layer's whole difference. ``problem``: the one sentence why
     this file system cannot carry a store.
     """
@@ -73,6 +108,9 @@ class Capabilities:
     upper_probe: bool
     rename_noreplace: bool
     native_diff: bool
+    user_namespace: bool
+    userxattr: bool
+    opaque: bool
     kernel: str
     parameters: dict[str, str]
     problem: str | None
@@ -83,17 +121,21 @@ class _Overlay:
     """What the trial mounts showed; ``reason`` is the kernel's, where the first of them failed."""
 
     works: bool = False
+    opaque: bool = False
     busy_seen: bool = False
     native_diff: bool = False
     reason: str = ""
 
 
-def probe_home(home: str, scratch: str) -> Capabilities:
+def probe_home(home: str, scratch: str, *, userxattr: bool | None = None) -> Capabilities:
     """Try everything out in a directory of its own below ``scratch``, on the file system of
     ``home``.
 
-    A missing capability is a False; OSError only if ``scratch`` cannot be written.
+    ``userxattr``: which marks to try; by default those of this user namespace. A missing capability
+    is a False; OSError only if ``scratch`` cannot be written.
     """
+    inside = namespaces.in_user_namespace()
+    userxattr = inside if userxattr is None else userxattr
     name = f"{layout.TRIAL}{os.urandom(8).hex()}"
     place = f"{scratch}/{name}"
     os.mkdir(place, 0o700)
@@ -103,7 +145,7 @@ def probe_home(home: str, scratch: str) -> Capabilities:
         d_type = _d_type(place)
         noreplace = _answers(lambda: _rename_noreplace(place))
         # Last, because they leave the most behind; and first of all they load the module.
-        overlay = _try_overlay(place)
+        overlay = _try_overlay(place, userxattr=userxattr)
         return Capabilities(
             file_system=file_system,
             magic=magic,
@@ -114,6 +156,9 @@ def probe_home(home: str, scratch: str) -> Capabilities:
             upper_probe=overlay.busy_seen,
             rename_noreplace=noreplace,
             native_diff=overlay.native_diff,
+            user_namespace=inside,
+            userxattr=userxattr,
+            opaque=overlay.opaque,
             kernel=os.uname().release,
             parameters=overlay_parameters(),
             problem=_problem(file_system, overlay, d_type=d_type, noreplace=noreplace),
@@ -139,7 +184,10 @@ def _problem(file_system: str, overlay: _Overlay, *, d_type: bool, noreplace: bo
     if not d_type:
         return f"{file_system} does not tell the types of directory entries, which overlays need"
     if not overlay.works:
-        return f"overlays cannot be mounted on {file_system}: {overlay.reason}"
+        known = f" ({UNFIT[file_system]})" if file_system in UNFIT else ""
+        return f"overlays cannot be mounted on {file_system}: {overlay.reason}{known}"
+    if not overlay.opaque:
+        return f"directories on {file_system} cannot be marked as hiding what lies below them"
     if not noreplace:
         return f"{file_system} cannot rename without replacing, which publishing a layer needs"
     if not overlay.busy_seen:
@@ -183,7 +231,7 @@ def _rename_noreplace(place: str) -> bool:
     return False
 
 
-def _try_overlay(place: str) -> _Overlay:
+def _try_overlay(place: str, *, userxattr: bool) -> _Overlay:
     """Mount two lowers and an upper; ask whether the upper is busy; look what a copy-up and a
     rename leave in it.
     """
@@ -191,8 +239,10 @@ def _try_overlay(place: str) -> _Overlay:
     upper, merged, asking = (f"{place}/{name}" for name in ("upper", "merged", "asking"))
     for name in ("l1/d", "l1/d1", "l2/d", "upper", "work", "merged", "asking"):
         os.makedirs(f"{place}/{name}")
-    marked = _answers(lambda: _mark_opaque(f"{place}/l2/d"))
-    options = OverlayOptions((f"{place}/l2", f"{place}/l1"), upper, f"{place}/work")
+    prefix = "user.overlay." if userxattr else "trusted.overlay."
+    marked = _answers(lambda: _mark_opaque(place, prefix))
+    lowers = (f"{place}/l2", f"{place}/l1")
+    options = OverlayOptions(lowers, upper, f"{place}/work", userxattr=userxattr)
     try:
         mount_overlay(merged, options, home=place)
     except OSError as error:
@@ -200,8 +250,9 @@ def _try_overlay(place: str) -> _Overlay:
         return result
     try:
         result.works = _answers(lambda: _merges(merged))
+        result.opaque = marked and _answers(lambda: os.listdir(f"{merged}/d") == ["above"])
         busy = _answers(lambda: not upper_is_free(upper, asking, wait=0))
-        result.native_diff = marked and _answers(lambda: _diff_is_native(upper, merged))
+        result.native_diff = marked and _answers(lambda: _diff_is_native(upper, merged, prefix))
     finally:
         unmount(merged)
         # A mount namespace that was made meanwhile has a copy of the mount, which this takes away.
@@ -213,8 +264,11 @@ def _try_overlay(place: str) -> _Overlay:
     return result
 
 
-def _mark_opaque(path: str) -> bool:
-    os.setxattr(path, _OPAQUE, b"y")
+def _mark_opaque(place: str, prefix: str) -> bool:
+    for name in ("l1/d/below", "l2/d/above"):
+        with open(f"{place}/{name}", "xb"):
+            pass
+    os.setxattr(f"{place}/l2/d", f"{prefix}opaque", b"y")
     return True
 
 
@@ -222,7 +276,7 @@ def _merges(merged: str) -> bool:
     return sorted(os.listdir(merged)) == ["d", "d1"]
 
 
-def _diff_is_native(upper: str, merged: str) -> bool:
+def _diff_is_native(upper: str, merged: str, prefix: str) -> bool:
     """Whether an upper can be archived as it is.
 
     Not if the copy of a directory inherits the opaque mark of the layer below (Linux before 4.8),
@@ -230,13 +284,13 @@ def _diff_is_native(upper: str, merged: str) -> bool:
     """
     with open(f"{merged}/d/file", "xb"):
         pass
-    if _attribute(f"{upper}/d", _OPAQUE) == b"y":
+    if _attribute(f"{upper}/d", f"{prefix}opaque") == b"y":
         return False
     try:
         os.rename(f"{merged}/d1", f"{merged}/d2")
     except OSError as error:
         return error.errno == errno.EXDEV
-    return not _attribute(f"{upper}/d2", _REDIRECT)
+    return not _attribute(f"{upper}/d2", f"{prefix}redirect")
 
 
 def _attribute(path: str, name: str) -> bytes:

@@ -8,7 +8,7 @@ import time
 
 import attrs
 
-from layerstore.fs import durable
+from layerstore.fs import durable, namespaces
 from layerstore.fs.mount import (
     OverlayOptions,
     Unmounted,
@@ -23,6 +23,8 @@ _ASKING = (("index", "on"),)
 _QUICK = (*_ASKING, ("volatile", ""))
 """Without `volatile` the kernel syncs the whole file system when the probe's superblock ends. Every
 kernel with ``lowerdir+`` has it."""
+_NO_UUID = (("uuid", "off"),)
+"""Or the kernel would write one into the upper; Linux 5.12 has the option, 6.6 is the first to write."""
 
 
 _MADE = 4
@@ -39,14 +41,19 @@ def upper_is_free(diff: str, scratch: str, *, wait: float = 0.05) -> bool:
     empty directory on the same file system, emptied again. A superblock dies some time after its
     last user, so EBUSY is believed only after ``wait`` seconds. EOPNOTSUPP: this file system cannot
     answer, because its files have no handles.
+
+    In a user namespace the kernel trusts no file handles: it turns the index off, and with it every
+    answer about a lower. But it looks at the upper before, so there ``diff`` is asked about as the
+    upper; without an index nothing is written into it, and a copy is not told from the original.
     """
+    probe = _probe_as_upper if namespaces.in_user_namespace() else _probe
     deadline = time.monotonic() + wait
     pause = 0.001
     _clear(scratch)
     try:
         while True:
             try:
-                _probe(diff, scratch)
+                probe(diff, scratch)
                 return True
             except OSError as error:
                 if error.errno != errno.EBUSY:
@@ -81,6 +88,24 @@ def _probe(diff: str, scratch: str) -> None:
         if not durable.has_room(f"{work}/room", files=_MADE):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), work)
         raise OSError(errno.EOPNOTSUPP, "this file system cannot tell whether it is mounted", diff)
+
+
+def _probe_as_upper(diff: str, scratch: str) -> None:
+    lower, work, merged = (f"{scratch}/{name}" for name in ("upper", "work", "merged"))
+    os.mkdir(lower, 0o700)
+    os.mkdir(work, 0o700)
+    options = OverlayOptions((lower,), diff, work, userxattr=True, extra=(*_ASKING, *_NO_UUID))
+    base = os.path.commonpath((diff, scratch))
+    try:
+        quick = attrs.evolve(options, extra=(*_QUICK, *_NO_UUID))
+        configured(diff, quick, base, lambda _: None)
+    except Unusable:
+        os.mkdir(merged, 0o700)
+        mount_overlay(merged, options, home=base, styles=("absolute", "relative"))
+        unmount(merged)
+    if os.path.isdir(f"{work}/index"):
+        # Then a copy of this home could be refused for ever; no kernel is known that does this.
+        raise OSError(errno.EOPNOTSUPP, "this kernel keeps an index in a user namespace", diff)
 
 
 def _clear(scratch: str) -> None:

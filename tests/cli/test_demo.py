@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from layerstore.cli import program
 from layerstore.cli.demo import Story
 from layerstore.cli.output import Output
 from tests.cli.running import Program, run
@@ -71,15 +68,6 @@ def test_the_demo_in_a_container(bare: Path) -> None:
     assert kept.code == 1
     assert "--home DIR" in kept.err
     assert list((bare / "tmp").iterdir()) == []
-
-
-def test_the_demo_needs_root(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another user is told that it needs root, and how."""
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    result = CliRunner().invoke(program, ["demo"])
-    assert result.exit_code == 1
-    assert "needs root" in result.stderr
-    assert "sudo" in result.stderr
 
 
 def test_a_claim_that_is_not_true_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -98,3 +98,16 @@ def test_the_program_reads_the_environment(tmp_path: Path) -> None:
     assert "/variable" in run(["ls"], LAYERSTORE_HOME=home).err
     assert "/flag" in run(["--home", "/flag", "ls"], LAYERSTORE_HOME=home).err
     assert "/behind" in run(["ls", "--home", "/behind"], LAYERSTORE_HOME=home).err
+
+
+def test_the_home_of_an_ordinary_user() -> None:
+    """Without a setting an ordinary user's store is below XDG_DATA_HOME, or ~/.local/share."""
+
+    def home(environment: dict[str, str]) -> str:
+        return str(config.load(environment, {}, ordinary=True).home)
+
+    assert "/data/layerstore" == home({"XDG_DATA_HOME": "/data", "HOME": "/home/me"})
+    assert "/home/me/.local/share/layerstore" == home({"HOME": "/home/me"})
+    assert "/home/me/.local/share/layerstore" == home({"HOME": "/home/me", "XDG_DATA_HOME": "rel"})
+    assert "/mine" == home({"HOME": "/home/me", "LAYERSTORE_HOME": "/mine"})
+    assert Path("/var/lib/layerstore") == config.load({"HOME": "/root"}, {}).home

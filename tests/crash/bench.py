@@ -32,6 +32,7 @@ import attrs
 from layerstore import codec, place
 from layerstore.db import reserve
 from layerstore.fs import ballast, layout, mount, mountinfo, trace, upper
+from layerstore.fs.namespaces import in_user_namespace
 from layerstore.testing import dying_at, points
 from tests.crash import shim
 from tests.crash.invariants import Violation, judge, mend, mounts_below
@@ -177,16 +178,18 @@ def _mount(home: str, layer: str) -> None:
         return
     lowers = tuple(f"{home}/{part}" for part in Path(f"{directory}/lower").read_text().split(":"))
     if os.path.exists(f"{directory}/committed"):
-        options = mount.OverlayOptions((f"{directory}/diff", *lowers), None, None)
+        lowers, upper, work = (f"{directory}/diff", *lowers), None, None
     else:
-        options = mount.OverlayOptions(lowers, f"{directory}/diff", f"{directory}/work")
+        upper, work = f"{directory}/diff", f"{directory}/work"
+    options = mount.OverlayOptions(lowers, upper, work, userxattr=in_user_namespace())
     mount.mount_overlay(f"{directory}/merged", options, home=home)
 
 
 def _mount_trial(home: str, directory: str) -> None:
     """Mount as the probes of kernel and file system do."""
     lowers = (f"{directory}/l2", f"{directory}/l1")
-    options = mount.OverlayOptions(lowers, f"{directory}/upper", f"{directory}/work")
+    upper, work = f"{directory}/upper", f"{directory}/work"
+    options = mount.OverlayOptions(lowers, upper, work, userxattr=in_user_namespace())
     mount.mount_overlay(f"{directory}/merged", options, home=home)
 
 

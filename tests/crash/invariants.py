@@ -33,6 +33,7 @@ OWN_NAMES = {
     "archive",
     "compact.lock",
     "probes.json",
+    "userxattr",
     "staging",
     "trash",
     "quarantine",

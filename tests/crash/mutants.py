@@ -23,6 +23,7 @@ import attrs
 
 from layerstore import (
     archiving,
+    burial,
     comparison,
     place,
     plan,
@@ -188,7 +189,7 @@ def _bury_first() -> contextlib.AbstractContextManager[None]:
         for row in hands.journal.database.read(sql.SELECT_OPEN_OWNERS):
             owner = rows.owner(row)
             if owner.id != hands.journal.author.owner:
-                recovery.bury(hands, owner)
+                burial.bury(hands, owner)
         yield from original(hands)
 
     original = comparison.compare

@@ -12,6 +12,7 @@ import pytest
 
 from layerstore.fs import mount, syscalls
 from layerstore.fs.mount import OverlayOptions
+from layerstore.fs.namespaces import in_user_namespace
 
 
 @pytest.fixture
@@ -53,8 +54,9 @@ class Home:
     def options(self, depth: int = 2, *, read_only: bool = False) -> OverlayOptions:
         lowers = tuple(f"{self.path}/l/{link_id(number)}" for number in range(depth))
         if read_only:
-            return OverlayOptions(lowers, None, None)
-        return OverlayOptions(lowers, self.upper, f"{self.path}/layer/work")
+            return OverlayOptions(lowers, None, None, userxattr=in_user_namespace())
+        work = f"{self.path}/layer/work"
+        return OverlayOptions(lowers, self.upper, work, userxattr=in_user_namespace())
 
 
 def link_id(number: int) -> str:

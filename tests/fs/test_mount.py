@@ -18,6 +18,7 @@ from layerstore.fs.mount import (
     unmount,
 )
 from layerstore.fs.mountinfo import is_mount_root, mounts_below
+from layerstore.fs.namespaces import in_user_namespace
 from layerstore.fs.upper import upper_is_free
 
 pytestmark = pytest.mark.root
@@ -361,6 +362,7 @@ def test_probe_after_a_killed_probe(layer_home):
         layer_home.options().lowers[:1],
         f"{layer_home.scratch}/upper",
         f"{layer_home.scratch}/work",
+        userxattr=in_user_namespace(),
         extra=(("index", "on"),),
     )
     mount_overlay(f"{layer_home.scratch}/merged", options, home=layer_home.path)

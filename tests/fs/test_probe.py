@@ -112,8 +112,8 @@ def test_without_rights(scratch, monkeypatch):
 def test_redirects_are_no_native_diff(scratch, monkeypatch):
     """Where a renamed directory is only a reference, an upper does not hold the whole difference."""
 
-    def redirecting(lowers, upper, work):
-        return OverlayOptions(lowers, upper, work, extra=(("redirect_dir", "on"),))
+    def redirecting(lowers, upper, work, **more):
+        return OverlayOptions(lowers, upper, work, extra=(("redirect_dir", "on"),), **more)
 
     monkeypatch.setattr(probe, "OverlayOptions", redirecting)
 

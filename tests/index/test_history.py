@@ -17,7 +17,6 @@ from layerstore.codec import encode
 from layerstore.db import engine
 from layerstore.db import statements as sql
 from layerstore.fs.trace import set_trace
-from layerstore.model import LayerState
 from tests.index import children, forest
 
 pytestmark = pytest.mark.root
@@ -102,6 +101,14 @@ def test_a_read_event_survives_being_a_value(reader: Reader) -> None:
     assert list(reader.events(limit=50)) == list(reader.events(limit=50))
 
 
+def test_state_at_knows_no_half_made_layer(reader: Reader) -> None:
+    """While a layer was being made it was an operation in flight, and no layer."""
+    intended = next(reader.events(layer="gone", kind="layer.create.intended"))
+    state = reader.state_at(intended.seq)
+    assert "gone" not in {layer.id for layer in state.layers}
+    assert ["gone"] == [operation.layer for operation in state.operations]
+
+
 def told(state: State) -> State:
     """A state without who took the holds: that is no part of the fold."""
     return attrs.evolve(state, holds=tuple(attrs.evolve(h, taken_by=None) for h in state.holds))
@@ -112,7 +119,7 @@ def state_of(transaction: journal.Transaction, seq: int) -> State:
     return told(
         State(
             seq=seq,
-            layers=tuple(map(rows.layer, transaction.all(sql.SELECT_LAYERS, after="", page=-1))),
+            layers=rows.made(transaction.all(sql.SELECT_LAYERS, after="", page=-1)),
             holds=tuple(map(rows.hold, transaction.all(sql.SELECT_HOLDS))),
             mounts=tuple(map(rows.mount, transaction.all(sql.SELECT_MOUNTS))),
             operations=tuple(map(rows.operation, transaction.all(sql.SELECT_OPERATIONS))),
@@ -165,9 +172,8 @@ def test_state_at_is_what_the_store_answered(home: Path) -> None:
         assert len(answers) > 40
         for seq, (layers, holds, mounts, operations) in answers.items():
             state = store.state_at(seq)
-            whole = tuple(x for x in state.layers if x.state is not LayerState.CREATING)
             assert (layers, holds, mounts, operations) == (
-                whole,
+                state.layers,
                 state.holds,
                 state.mounts,
                 state.operations,
