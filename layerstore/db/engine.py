@@ -250,7 +250,7 @@ class Database(ReadDatabase):
             with contextlib.suppress(
                 DriverError
             ):  # the commit is done, whatever becomes of the log
-                self._wal.keep()
+                self._wal.keep(connection)
 
     def close(self) -> None:
         """Close both connections; the last one of all processes checkpoints the WAL."""

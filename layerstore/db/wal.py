@@ -21,12 +21,11 @@ class Bound:
     """What one writing connection does about it."""
 
     def __init__(self, connection: Any, path: str) -> None:
-        self._connection = connection
         self._log = f"{path}-wal"
         self._next = LIMIT
         connection.execute(f"PRAGMA journal_size_limit={LIMIT}")
 
-    def keep(self) -> None:
+    def keep(self, connection: Any) -> None:
         """To be called after a commit. While a reader does not end, every half more is a new try."""
         try:
             size = os.stat(self._log).st_size
@@ -36,10 +35,10 @@ class Bound:
             if size <= LIMIT:
                 self._next = LIMIT
             return
-        (usual,) = self._connection.execute("PRAGMA busy_timeout").fetchone()
-        self._connection.execute(f"PRAGMA busy_timeout={PATIENCE}")
+        (usual,) = connection.execute("PRAGMA busy_timeout").fetchone()
+        connection.execute(f"PRAGMA busy_timeout={PATIENCE}")
         try:
-            busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+            busy, _, _ = connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
         finally:
-            self._connection.execute(f"PRAGMA busy_timeout={usual}")
+            connection.execute(f"PRAGMA busy_timeout={usual}")
         self._next = size + size // 2 if busy else size
