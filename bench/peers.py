@@ -7,9 +7,11 @@ the library by a call on an open store, under `process`, since the peers sync no
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import time
@@ -127,6 +129,11 @@ class ContainersStorage(_Program):
         """Nothing runs; the mounts below go with this mount namespace."""
 
 
+def _die_with_parent() -> None:
+    """In the daemon, before it is one: prctl(PR_SET_PDEATHSIG, SIGKILL)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
 class Containerd(_Program):
     """A containerd of our own, and its overlay snapshotter through ctr."""
 
@@ -149,6 +156,7 @@ class Containerd(_Program):
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - no other thread runs now
             )
         try:
             self._wait()

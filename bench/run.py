@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,8 @@ from layerstore.fs import mount
 
 def main() -> int:
     options = _options()
+    # What was started and mounted is taken down on the way out, also when somebody ends this.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if os.geteuid() != 0:
         print("The benchmarks mount and unmount, which takes root.", file=sys.stderr)
         return 1
