@@ -390,6 +390,6 @@ def test_the_store_is_its_model() -> None:
 @pytest.mark.parametrize("omitted", ["settle_operations", *["unmount_unheld"] * LONG])
 def test_the_machine_would_notice(omitted: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With one act of recovery left out, the same machine finds the store different from its model."""
-    monkeypatch.setattr(recovery, omitted, lambda hands: iter(()))
+    monkeypatch.setattr(recovery, omitted, lambda hands, **_: iter(()))
     with pytest.raises((AssertionError, LayerstoreError, OSError)):
         drive(examples=1000, phases=[Phase.generate])
