@@ -91,7 +91,7 @@ def test_a_backup_while_others_write(pair: Path, bare: Path, worker: Callable[..
         count = value(path, "SELECT count(*) FROM layers")
         assert len(known) <= count and before <= count
         # Every layer has its events, and every operation its intent: it is one moment.
-        created = "SELECT count(*) FROM events WHERE kind = 'layer.create.intended.v1'"
+        created = "SELECT count(*) FROM events WHERE kind LIKE 'layer.create.intended.%'"
         assert count == value(path, created)
         before = count
     assert 1 == other.value()
