@@ -5,6 +5,8 @@
     │   ├── InvalidLayerId
     │   ├── InvalidHolder
     │   └── InvalidOption
+    ├── InvalidArchive                  1   an archive that no layer can be made of
+    ├── CannotPack                      1   a layer of which no archive can be made
     ├── NoStore                        10   nothing at this path is a layerstore
     ├── StoreDamaged                    1   a store whose database is gone, garbled or another's
     ├── SchemaTooNew                   12   the database was written by a newer layerstore
@@ -78,6 +80,25 @@ class InvalidHolder(InvalidArgument):
 
 class InvalidOption(InvalidArgument):
     pass
+
+
+class InvalidArchive(LayerstoreError):
+    """An archive that is damaged, cut off, hostile, or says what no layer can hold."""
+
+    def __init__(self, why: str, *, member: str | None = None) -> None:
+        where = "The archive cannot be used" if member is None else f"{member!r} in the archive"
+        super().__init__(
+            f"{where}: {why}.", hint="Nothing of it was kept. Make or fetch the archive again."
+        )
+        self.member = member
+
+
+class CannotPack(LayerstoreError):
+    """A file of a layer that an archive cannot hold, or that changed while it was read."""
+
+    def __init__(self, path: str, why: str, *, hint: str = "") -> None:
+        super().__init__(f"{path!r} cannot go into an archive: {why}.", hint=hint)
+        self.path = path
 
 
 class NoStore(LayerstoreError):
