@@ -16,8 +16,8 @@ from typing import Any, Final, Protocol, Self
 
 from layerstore.fs.archive.member import Limits, bad
 
-CHUNK: Final = 1 << 17
-"""Bytes per read: larger buffers fall out of the processor's cache."""
+CHUNK: Final = 1 << 18
+"""Bytes per read."""
 _AHEAD: Final = 32
 _GZIP: Final = b"\x1f\x8b"
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"

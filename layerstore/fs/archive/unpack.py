@@ -260,10 +260,14 @@ class _Unpacking:
         for name, value in (member.xattrs or {}).items():
             if name.startswith((b"trusted.overlay.", b"user.overlay.")):
                 raise bad(member.name, f"it has the xattr {shown(name)}, which is overlayfs's own")
-            if isinstance(target, int):
-                os.setxattr(target, name, value)
-            else:
-                os.setxattr(target, name, value, follow_symlinks=False)
+            try:
+                if isinstance(target, int):
+                    os.setxattr(target, name, value)
+                else:
+                    os.setxattr(target, name, value, follow_symlinks=False)
+            except OSError as error:
+                text = f"{os.strerror(error.errno or 0)} (its xattr {shown(name)})"
+                raise OSError(error.errno, text) from error
 
     def _whiteout(self, member: Member, base: bytes) -> None:
         if base == whiteout.OPAQUE:
@@ -319,8 +323,7 @@ def _at(name: bytes, error: OSError) -> OSError | InvalidArchive:
     why = _FAULTS.get(error.errno or 0)
     if why is not None:
         return bad(name, why)
-    text = f"{os.strerror(error.errno)}, unpacking" if error.errno else str(error)
-    return OSError(error.errno, text, shown(name))
+    return OSError(error.errno, f"{error.strerror}, unpacking", shown(name))
 
 
 _FAULTS: Final = {

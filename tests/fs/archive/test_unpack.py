@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import hashlib
 import io
@@ -374,3 +375,11 @@ def test_sparse_files_stay_sparse(ext4: str, bare: Path, variant: str) -> None:
     assert 20_000_000 + 5_000_000 + 5 == result.size
     blocks = os.stat(Path(ext4) / "t" / "holes").st_blocks * 512
     assert blocks < 2_000_000
+
+
+def test_an_xattr_that_the_file_system_refuses_is_named(bare: Path) -> None:
+    """Neither is it left out, nor is the archive blamed."""
+    archive = pax({"SCHILY.xattr.nowhere": b"x"}) + entry("f") + END
+    with pytest.raises(OSError, match=r"xattr nowhere\), unpacking: 'f'") as caught:
+        into(bare / "t", archive)
+    assert errno.EOPNOTSUPP == caught.value.errno
