@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 import attrs
@@ -81,3 +82,19 @@ class Status:
     file_system: str
     probes: Mapping[str, Any] = attrs.field(hash=False)
     warnings: tuple[str, ...]
+
+
+class ChangeKind(StrEnum):
+    MODIFY = "modify"
+    ADD = "add"
+    DELETE = "delete"
+
+
+@attrs.frozen
+class Change:
+    """One path that a layer changed; it begins with `/`, and has bytes that are not UTF-8 as
+    surrogates.
+    """
+
+    path: str
+    kind: ChangeKind

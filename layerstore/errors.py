@@ -7,6 +7,7 @@
     │   └── InvalidOption
     ├── InvalidArchive                  1   an archive that no layer can be made of
     ├── CannotPack                      1   a layer of which no archive can be made
+    ├── CannotCompare                   1   a layer whose own files do not say what it changed
     ├── NoStore                        10   nothing at this path is a layerstore
     ├── StoreDamaged                    1   a store whose database is gone, garbled or another's
     ├── SchemaTooNew                   12   the database was written by a newer layerstore
@@ -98,6 +99,15 @@ class CannotPack(LayerstoreError):
 
     def __init__(self, path: str, why: str, *, hint: str = "") -> None:
         super().__init__(f"{path!r} cannot go into an archive: {why}.", hint=hint)
+        self.path = path
+
+
+class CannotCompare(LayerstoreError):
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(
+            f"{path!r} cannot be compared with what is below it: {why}.",
+            hint="The layer was mounted by somebody else with redirect_dir or metacopy.",
+        )
         self.path = path
 
 

@@ -20,6 +20,12 @@ OPAQUE: Final = b".wh..wh..opq"
 
 TRUSTED: Final = "trusted.overlay."
 USER: Final = "user.overlay."
+ELSEWHERE: Final = {
+    "redirect": "overlayfs renamed it and says so in an xattr (redirect_dir)",
+    "metacopy": "overlayfs left its content in the layer below (metacopy)",
+}
+"""Of overlayfs's xattrs, those without which a file is not what it seems, and why."""
+_KEPT: Final = ("user.", "security.capability", "security.ima")
 _NO_XATTR: Final = frozenset({errno.ENODATA, errno.EOPNOTSUPP})
 _WHOLE_NAMESPACE: Final = ["0", "0", "4294967295"]
 
@@ -52,6 +58,11 @@ def make_whiteout(dir_fd: int, name: bytes, *, uid: int, gid: int) -> None:
 def set_opaque(descriptor: int, prefix: str) -> None:
     """Have a directory hide what is below it."""
     os.setxattr(descriptor, f"{prefix}opaque", b"y")
+
+
+def is_kept(name: str) -> bool:
+    """Whether an xattr belongs to a layer's content: it is archived and compared."""
+    return name.startswith(_KEPT) and not name.startswith(USER)
 
 
 def get(descriptor: int | str | bytes, name: str) -> bytes | None:

@@ -21,7 +21,6 @@ from layerstore.fs.tree import Descent
 
 CHUNK: Final = 1 << 17
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_KEPT: Final = ("user.", "security.capability", "security.ima")
 _CAPABILITY_3: Final = 3
 _SECOND: Final = 10**9
 
@@ -273,10 +272,10 @@ class _Packing:
         kept: dict[bytes, bytes] = {}
         for name in names:
             if name.startswith(self._prefix):
-                why = _ELSEWHERE.get(name.removeprefix(self._prefix))
+                why = whiteout.ELSEWHERE.get(name.removeprefix(self._prefix))
                 if why is not None:
                     raise CannotPack(shown(path), why, hint=_REDIRECT_HINT)
-            elif name.startswith(_KEPT) and not name.startswith(whiteout.USER):
+            elif whiteout.is_kept(name):
                 value = whiteout.get(target, name)
                 if value is not None:
                     if name == "security.capability":
@@ -293,10 +292,6 @@ _KINDS: Final = {
     stat.S_IFCHR: b"3",
     stat.S_IFBLK: b"4",
     stat.S_IFIFO: b"6",
-}
-_ELSEWHERE: Final = {
-    "redirect": "overlayfs renamed it and says so in an xattr (redirect_dir)",
-    "metacopy": "overlayfs left its content in the layer below (metacopy)",
 }
 _REDIRECT_HINT: Final = (
     "The layer was mounted by somebody else with redirect_dir or metacopy; "
