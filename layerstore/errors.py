@@ -19,6 +19,8 @@
     │   ├── LayerExists
     │   ├── HasChildren
     │   ├── LayerHeld
+    │   ├── LayerNotEmpty
+    │   ├── AlreadyApplied
     │   └── TooDeep
     ├── UnknownLayer                    1
     ├── UnknownHolder                   1
@@ -188,6 +190,26 @@ class LayerHeld(Refused):
         )
         self.layer = layer
         self.holders = holders
+
+
+class LayerNotEmpty(Refused):
+    def __init__(self, layer: str) -> None:
+        super().__init__(
+            f"Layer {layer} has content already.",
+            hint="An archive is applied to an empty layer: remove this one and create it again.",
+        )
+        self.layer = layer
+
+
+class AlreadyApplied(Refused):
+    """Whether that apply succeeded or broke off: a repetition may carry the rest of a stream."""
+
+    def __init__(self, layer: str) -> None:
+        super().__init__(
+            f"An archive was applied to layer {layer} before, or that broke off.",
+            hint="A layer takes one in its life: remove it and create it again.",
+        )
+        self.layer = layer
 
 
 class TooDeep(Refused):

@@ -208,6 +208,38 @@ class TrashEmptyUndone:
     reason: str
 
 
+# --- apply --------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class LayerApplyIntended:
+    """An archive is about to become the content of an empty layer."""
+
+    layer: str
+    link: str
+    probe: bool
+    """The layer can be an upper: the kernel is asked whether it is one."""
+    base: bool
+    """Nothing is below it, so that an opaque root means nothing."""
+    durable: bool
+
+
+@attrs.frozen
+class LayerApplied:
+    layer: str
+    size: int
+    """Bytes of its files, hard links once."""
+    diff_id: str
+    """`sha256:<hex>` of the uncompressed archive; empty where a power cut took it."""
+    durable: bool
+
+
+@attrs.frozen
+class LayerApplyUndone:
+    layer: str
+    reason: str
+
+
 # --- what the tree decides ------------------------------------------------------------------
 
 
@@ -295,8 +327,17 @@ Intent = (
     | LayerRemoveIntended
     | TrashEmptyIntended
     | TreeCorrectIntended
+    | LayerApplyIntended
 )
-Done = LayerCreated | LayerMounted | LayerUnmounted | LayerRemoved | TrashEmptied | TreeCorrected
+Done = (
+    LayerCreated
+    | LayerMounted
+    | LayerUnmounted
+    | LayerRemoved
+    | TrashEmptied
+    | TreeCorrected
+    | LayerApplied
+)
 Undone = (
     LayerCreateUndone
     | LayerMountUndone
@@ -304,6 +345,7 @@ Undone = (
     | LayerRemoveUndone
     | TrashEmptyUndone
     | TreeCorrectUndone
+    | LayerApplyUndone
 )
 Single = (
     StoreInitialized

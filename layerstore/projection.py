@@ -66,6 +66,9 @@ def _insert_layer(connection: Connection, row: RowFacts, **values: Any) -> None:
         "used": 0,
         "draining": 0,
         "damage": None,
+        "applied": 0,
+        "diff_id": None,
+        "size": None,
     }
     connection.execute(sql.INSERT_LAYER, base | values)
 
@@ -195,6 +198,25 @@ def _remove_undone(connection: Connection, row: RowFacts, event: e.LayerRemoveUn
     connection.execute(sql.DELETE_MOUNT, {"layer": event.layer})
 
 
+def _apply_intended(connection: Connection, row: RowFacts, event: e.LayerApplyIntended) -> None:
+    """A layer takes one apply in its life, also one that broke off."""
+    del row
+    connection.execute(sql.APPLYING_LAYER, {"id": event.layer})
+
+
+def _applied(connection: Connection, row: RowFacts, event: e.LayerApplied) -> None:
+    del row
+    connection.execute(
+        sql.APPLIED_LAYER,
+        {
+            "id": event.layer,
+            "durable": int(event.durable),
+            "diff_id": event.diff_id or None,
+            "size": event.size,
+        },
+    )
+
+
 def _adopted(connection: Connection, row: RowFacts, event: e.LayerAdopted) -> None:
     _insert_layer(
         connection,
@@ -249,6 +271,8 @@ _PROJECT: Final[Mapping[type[Any], Callable[[Connection, RowFacts, Any], None]]]
     e.LayerRemoveIntended: _remove_intended,
     e.LayerRemoved: _removed,
     e.LayerRemoveUndone: _remove_undone,
+    e.LayerApplyIntended: _apply_intended,
+    e.LayerApplied: _applied,
     e.LayerAdopted: _adopted,
     e.LayerIsolated: _isolated,
     e.LayerRestored: _restored,

@@ -17,6 +17,7 @@ from layerstore import model as m
 from layerstore.chronicle import Chronicle
 from layerstore.db import engine
 from layerstore.db import statements as sql
+from layerstore.diffs import Diffs
 from layerstore.errors import (
     InvalidArgument,
     SchemaTooNew,
@@ -77,7 +78,7 @@ def revision(database: engine.ReadDatabase) -> str:
     return str(found[0][0])
 
 
-class Reader(Chronicle):
+class Reader(Chronicle, Diffs):
     """A store, opened to ask it questions."""
 
     @classmethod

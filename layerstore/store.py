@@ -16,6 +16,7 @@ from typing import Literal, Self, overload
 from layerstore import decide, description, opening, recovery, waiting
 from layerstore import events as e
 from layerstore import model as m
+from layerstore.applying import Applying
 from layerstore.db import engine
 from layerstore.db import statements as sql
 from layerstore.errors import (
@@ -31,7 +32,7 @@ from layerstore.journal import Transaction
 from layerstore.reader import Reader, check_not_newer, revision
 
 
-class Store(Reader):
+class Store(Reader, Applying):
     """A store, opened to work with it; also everything that a Reader answers.
 
     Safe to use from many threads; not in a forked child, which opens it anew.

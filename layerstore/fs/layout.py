@@ -13,7 +13,8 @@
         ├── store.json                    store id, format, epoch, settings, high-water mark of seq
         ├── store.lock                    held shared by every owner, exclusively by rebuild and migration
         ├── journal.db (+ -wal, -shm)     0600
-        ├── staging/<operation>/          what a create is building; never the only copy of anything
+        ├── staging/<operation>/          what a create or apply is building; never the only copy of
+        │                                 anything
         ├── trash/<operation>/            what a remove has renamed away
         ├── quarantine/<operation>/<name> what was set aside, with a note saying why
         └── owners/<owner>.lock           held by flock for the life of the process
@@ -89,6 +90,11 @@ def link_target(layer: str) -> str:
 
 def staging(operation: str) -> str:
     return f"{STAGING}/{operation}"
+
+
+def applied(stage: str) -> str:
+    """Where a staged apply writes down what its archive was."""
+    return f"{stage}/applied"
 
 
 def trash(operation: str) -> str:

@@ -31,14 +31,20 @@ def pack(
     map_ids: MapIds | None = None,
     prefix: str | None = None,
     note: Callable[[str], None] | None = None,
+    finish: Callable[[], None] | None = None,
 ) -> Iterator[bytes]:
     """The archive of what is below a directory, in pieces of some 128 KiB.
 
     `map_ids` maps owners on disk to those of the archive. `prefix`: of overlayfs's xattrs, by
-    default as this process mounts. `note` is told of what was left out: sockets. Raises CannotPack
-    and OSError, after pieces that make no whole archive.
+    default as this process mounts. `note` is told of what was left out: sockets. `finish` is
+    called before the end is written, and may refuse it. Raises CannotPack and OSError, after pieces
+    that make no whole archive.
     """
-    return _Packing(root_fd, map_ids, prefix or whiteout.namespace(), note).run()
+    packing = _Packing(root_fd, map_ids, prefix or whiteout.namespace(), note)
+    yield from packing.run()
+    if finish is not None:
+        finish()
+    yield header.END
 
 
 class _Packing:
@@ -86,7 +92,6 @@ class _Packing:
                     self._other(way.fd, name, full)
                 if self._held >= CHUNK:
                     yield self._flush()
-        self._add(header.END)
         yield self._flush()
 
     def _add(self, data: bytes) -> None:
