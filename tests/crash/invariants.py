@@ -6,6 +6,7 @@ would, `check` compares it with the states that are allowed, and `use` works wit
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -111,6 +112,7 @@ def check(
             _check_fold(reader)
         found = _state_of(home, reader)
         _check_layers(home, reader, foreign)
+        _check_applied(home, reader)
         _check_mounts(home, reader, lost)
         for one in reader.layers():
             if one.id in links:
@@ -194,6 +196,17 @@ def _check_layers(home: Path, reader: Reader, foreign: Sequence[str]) -> None:
             require(parent.committed, f"{parent.id} has a child and is not committed in the index")
             mark = (home / parent.id / "committed").exists()
             require(mark, f"{parent.id} has a child and no file that says so")
+
+
+def _check_applied(home: Path, reader: Reader) -> None:
+    """What was applied comes out again, to its digest; what was not is empty and says so."""
+    for layer in reader.layers():
+        if layer.diff_id is not None:
+            digest = hashlib.sha256(b"".join(reader.diff(layer.id))).hexdigest()
+            require(layer.diff_id == f"sha256:{digest}", f"{layer.id} is not what was applied")
+            require(layer.size == reader.diff_size(layer.id), f"{layer.id}: {layer.size} bytes")
+        elif layer.applied:
+            require(files_in(home / layer.id / "diff") == {}, f"{layer.id} has half of something")
 
 
 def _check_mounts(home: Path, reader: Reader, lost: Sequence[str]) -> None:

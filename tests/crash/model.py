@@ -7,6 +7,8 @@ died; what was in flight may have happened or not, and nothing in between.
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
 import socket
@@ -22,6 +24,7 @@ from layerstore.errors import LayerstoreError
 from layerstore.fs import trace
 from layerstore.testing import die, hooked
 from tests.crash import shim
+from tests.fs.archive.trees import END, entry
 
 ME = "me"
 """The hold of the open store itself: it ends with the process."""
@@ -280,6 +283,25 @@ class Write(Verb):
         path = _content(live, self.layer) / self.name
         path.write_text(self.text)
         return {}
+
+
+@attrs.frozen
+class Apply(Verb):
+    """Apply an archive of some files, in the form in which they are packed again."""
+
+    layer: str
+    files: tuple[tuple[str, str], ...] = ()
+
+    def states(self, before: State) -> list[State]:
+        for name, text in self.files:
+            before = before.with_file(self.layer, name, text)
+        return [before]
+
+    def act(self, live: Live) -> dict[str, Any]:
+        archive = b"".join(entry(name, text.encode()) for name, text in sorted(self.files)) + END
+        made = live.opened.apply_diff(self.layer, io.BytesIO(archive))
+        assert made.diff_id == f"sha256:{hashlib.sha256(archive).hexdigest()}", made
+        return {"layer": made.id, "link": made.link}
 
 
 @attrs.frozen

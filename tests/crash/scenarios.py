@@ -18,6 +18,7 @@ from layerstore.db import engine
 from layerstore.fs import layout
 from tests.crash.model import (
     Accomplice,
+    Apply,
     Cleanup,
     Close,
     Create,
@@ -241,6 +242,7 @@ TEMPLATES: Final = {
     ),
 }
 
+_FILES: Final = (("etc", "of an archive\n"), ("marker", "more\n"))
 _O = (Open(),)
 _P = (Open("process"),)
 _D = "docker"
@@ -305,6 +307,12 @@ SCENARIOS: Final = {
         Scenario("remove-draining", "draining", _O, (Remove("mid"),)),
         Scenario("remove-refused", "many", _O, (Refused(Remove("mid")),)),
         Scenario("remove-process", "chain", _P, (Remove("mid"), Remove("base"))),
+        # apply
+        Scenario("apply-base", "empty", (*_O, Create("a")), (Apply("a", _FILES),)),
+        Scenario("apply-child", "chain", (*_O, Create("a", _CHILD)), (Apply("a", _FILES),)),
+        Scenario("apply-nothing", "chain", (*_O, Create("a", _CHILD)), (Apply("a"),)),
+        Scenario("apply-process", "empty", (*_P, Create("a")), (Apply("a", _FILES), Close())),
+        Scenario("apply-refused", "chain", _O, (Refused(Apply("base", _FILES)),)),
         # cleanup and release
         Scenario("cleanup", "held", (*_O, Get("leaf")), (Cleanup(),)),
         Scenario("release", "held", (*_O, Get("leaf", _D), Get("base", _D)), (Release(_D),)),
@@ -332,6 +340,19 @@ SCENARIOS: Final = {
             "held",
             (*_O, Accomplice((Put("mid", _D),), "unmount:intent:after", (Put("mid", _D),))),
             (Get("mid", _D),),
+        ),
+        Scenario(
+            "meet-apply",
+            "chain",
+            (
+                *_O,
+                Accomplice(
+                    (Create("a", _CHILD), Apply("a", _FILES)),
+                    "apply:outcome:before",
+                    (Create("a", _CHILD), Apply("a", _FILES)),
+                ),
+            ),
+            (Get("a", _D),),
         ),
         Scenario(
             "meet-remove",

@@ -21,6 +21,9 @@ from tests.golden import format1
 GONE_SINCE: set[str] = set()
 """Tags of the first format that are read by an upcast today, and written no more."""
 
+ADDED_SINCE = {"layer.apply.intended.v1", "layer.applied.v1", "layer.apply.undone.v1"}
+"""Tags that are newer than the first format."""
+
 
 def entries() -> list[answers.Entry]:
     """The golden journal, decoded by today's code."""
@@ -61,7 +64,7 @@ def test_every_row_would_be_written_alike() -> None:
 def test_the_journal_has_every_kind_of_the_first_format() -> None:
     """Each tag that ends in v1 is in the golden journal, so that none can change unnoticed."""
     kinds = {row["kind"] for row in format1.journal()}
-    assert {tag for tag in TAGS if tag.endswith(".v1")} == kinds - GONE_SINCE
+    assert {tag for tag in TAGS if tag.endswith(".v1")} - ADDED_SINCE == kinds - GONE_SINCE
 
 
 def test_the_fold_gives_the_golden_index() -> None:
@@ -85,7 +88,9 @@ def test_the_fold_is_the_same_in_two_parts() -> None:
             at = m.to_micros(entry.at)
             facts = projection.RowFacts(entry.seq, entry.operation, entry.owner, entry.boot_id, at)
             projection.fold(connection, facts, entry.event)
-        assert format1.index()["layers"] == folded(connection)["layers"]
+        golden = format1.index()["layers"]
+        found = folded(connection)["layers"]
+        assert golden == [{key: row[key] for key in golden[0]} for row in found]
     finally:
         connection.close()
 

@@ -15,7 +15,7 @@ from layerstore.db import migrate
 from layerstore.db import statements as sql
 
 OLD = sql.REVISION
-NEW = "0002"
+NEW = f"{int(OLD) + 1:04}"
 
 NEXT = f'''
 """A second revision, which only these tests have."""

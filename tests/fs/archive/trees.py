@@ -72,6 +72,7 @@ def entry(
     block[156:157] = kind
     block[157 : 157 + len(link)] = link
     block[257:265] = magic
+    block[329:345] = b"0000000\x000000000\0"
     for key, value in fields.items():
         if key in places:
             block[places[key] : places[key] + len(value)] = value
