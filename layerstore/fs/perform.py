@@ -172,7 +172,10 @@ class Performer:
         from layerstore.fs import tree  # neither a create nor a put has use for it
 
         directory, name = os.path.split(self.path(step.path))
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
         try:
             removed = tree.remove_tree(descriptor, name)
         finally:

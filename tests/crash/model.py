@@ -298,7 +298,7 @@ class Apply(Verb):
         return [before]
 
     def act(self, live: Live) -> dict[str, Any]:
-        archive = b"".join(entry(name, text.encode()) for name, text in sorted(self.files)) + END
+        archive = archive_of(dict(self.files))
         made = live.opened.apply_diff(self.layer, io.BytesIO(archive))
         assert made.diff_id == f"sha256:{hashlib.sha256(archive).hexdigest()}", made
         return {"layer": made.id, "link": made.link}
@@ -400,6 +400,11 @@ def apart(work: Callable[[], None]) -> None:
             os._exit(code)
     _, status = os.waitpid(pid, 0)
     assert status == 0, f"another process failed: {status}"
+
+
+def archive_of(files: Mapping[str, str]) -> bytes:
+    """The archive that an Apply of these files is given."""
+    return b"".join(entry(name, text.encode()) for name, text in sorted(files.items())) + END
 
 
 def _content(live: Live, layer: str) -> Path:
