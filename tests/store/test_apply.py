@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -32,7 +33,7 @@ from layerstore.fs import layout
 from layerstore.fs.archive import Limits
 from layerstore.model import LayerState
 from tests.fs.archive.trees import END, entry, snapshot
-from tests.store.support import findings, traced
+from tests.store.support import findings, points_of, traced
 
 pytestmark = pytest.mark.root
 
@@ -345,3 +346,40 @@ def test_only_its_own_parent_can_be_asked_for(home: Path) -> None:
         for ask in (store.changes, store.diff):
             with pytest.raises(InvalidArgument, match="not the parent"):
                 ask("a", parent="b")
+
+
+@pytest.mark.parametrize("durability", ["full", "process"])
+@pytest.mark.parametrize("error", [OSError(5, "broken by the test"), KeyboardInterrupt()])
+def test_an_exception_at_any_point_leaves_all_or_nothing(
+    home: Path, error: BaseException, durability: str
+) -> None:
+    """The layer is empty and says that it was tried, or whole with its digest; nothing is left over."""
+    with Store.open(home, durability=durability) as store:
+        store.create("base")
+        store.create("dry", parent="base")
+        points = points_of(lambda: store.apply_diff("dry", io.BytesIO(ARCHIVE)))
+        assert "apply:0:Unpack:before" in points
+        for number, point in enumerate(points):
+            layer = f"layer{number}"
+            store.create(layer, parent="base")
+            with traced(_raise_at(number, error)), contextlib.suppress(OSError, KeyboardInterrupt):
+                store.apply_diff(layer, io.BytesIO(ARCHIVE))
+            found = store.layer(layer)
+            content = {} if found.diff_id is None else snapshot(home / "dry" / "diff")
+            assert content == snapshot(home / layer / "diff"), point
+            intended = point != "apply:intent:before"
+            assert (intended, LayerState.READY) == (found.applied, found.state), point
+            assert () == store.operations()
+    assert nothing_left(home)
+    assert [] == findings(home)
+
+
+def _raise_at(number: int, error: BaseException) -> Callable[[str], None]:
+    seen: list[str] = []
+
+    def hook(point: str) -> None:
+        seen.append(point)
+        if len(seen) == number + 1:
+            raise error
+
+    return hook
