@@ -65,6 +65,15 @@ def test_changes_and_sizes(applied: Program) -> None:
     assert "OWN" in applied("du", "child").out
 
 
+def test_inspect_tells_what_was_applied(applied: Program) -> None:
+    """Digest and size; that an archive broke off; nothing where there was none."""
+    assert f"{hashlib.sha256(ARCHIVE).hexdigest()} (7 B)" in applied("inspect", "base").out
+    applied("create", "new")
+    assert "Archive" not in applied("inspect", "new").out
+    applied("apply", "new", "/dev/null", code=1)
+    assert "broke off" in applied("inspect", "new").out
+
+
 def test_what_is_refused_says_why(applied: Program, home: Path, tmp_path: Path) -> None:
     """Each with the exit code of its kind."""
     assert "before" in applied("apply", "child", str(tmp_path / "base.tar"), code=13).err

@@ -308,7 +308,6 @@ SCENARIOS: Final = {
         Scenario("remove-refused", "many", _O, (Refused(Remove("mid")),)),
         Scenario("remove-process", "chain", _P, (Remove("mid"), Remove("base"))),
         # apply
-        Scenario("apply-base", "empty", (*_O, Create("a")), (Apply("a", _FILES),)),
         Scenario("apply-child", "chain", (*_O, Create("a", _CHILD)), (Apply("a", _FILES),)),
         Scenario("apply-nothing", "chain", (*_O, Create("a", _CHILD)), (Apply("a"),)),
         Scenario("apply-process", "empty", (*_P, Create("a")), (Apply("a", _FILES), Close())),
