@@ -97,12 +97,14 @@ class Bench:
         return time.perf_counter() - began
 
     def row(self, name: str, ours: Callable[[], object], **others: Callable[[], object]) -> None:
-        """Each in turn, and the median of the ratios."""
+        """Each in turn, in another order each round, and the median of the ratios."""
         times: dict[str, list[float]] = {key: [] for key in ("ours", *others)}
+        turns = list({"ours": ours, **others}.items())
         for _ in range(self.rounds):
-            for key, work in {"ours": ours, **others}.items():
+            for key, work in turns:
                 times[key].append(self.once(work))
-        text = f"{name:<32} {statistics.median(times['ours']) * 1e3:8.0f} ms"
+            turns.append(turns.pop(0))
+        text = f"{name:<40} {statistics.median(times['ours']) * 1e3:8.0f} ms"
         for key in others:
             ratios = [a / b for a, b in zip(times["ours"], times[key], strict=True)]
             median = statistics.median(times[key]) * 1e3
