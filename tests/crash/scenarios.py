@@ -242,7 +242,7 @@ TEMPLATES: Final = {
     ),
 }
 
-_FILES: Final = (("etc", "of an archive\n"), ("marker", "more\n"))
+_FILES: Final = (("etc", "of an archive\n"),)
 _O = (Open(),)
 _P = (Open("process"),)
 _D = "docker"
@@ -310,7 +310,6 @@ SCENARIOS: Final = {
         # apply
         Scenario("apply-child", "chain", (*_O, Create("a", _CHILD)), (Apply("a", _FILES),)),
         Scenario("apply-nothing", "chain", (*_O, Create("a", _CHILD)), (Apply("a"),)),
-        Scenario("apply-process", "empty", (*_P, Create("a")), (Apply("a", _FILES), Close())),
         Scenario("apply-refused", "chain", _O, (Refused(Apply("base", _FILES)),)),
         # cleanup and release
         Scenario("cleanup", "held", (*_O, Get("leaf")), (Cleanup(),)),
@@ -339,19 +338,6 @@ SCENARIOS: Final = {
             "held",
             (*_O, Accomplice((Put("mid", _D),), "unmount:intent:after", (Put("mid", _D),))),
             (Get("mid", _D),),
-        ),
-        Scenario(
-            "meet-apply",
-            "chain",
-            (
-                *_O,
-                Accomplice(
-                    (Create("a", _CHILD), Apply("a", _FILES)),
-                    "apply:outcome:before",
-                    (Create("a", _CHILD), Apply("a", _FILES)),
-                ),
-            ),
-            (Get("a", _D),),
         ),
         Scenario(
             "meet-remove",

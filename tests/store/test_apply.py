@@ -262,7 +262,7 @@ def test_an_apply_that_was_killed_is_undone(home: Path) -> None:
     if pid == 0:
         try:
             os.close(writer)
-            with Store.open(home) as store, os.fdopen(reader, "rb") as stream:
+            with Store.open(home) as store, os.fdopen(reader, "rb", buffering=0) as stream:
                 store.apply_diff("a", stream)
         finally:
             os._exit(1)
@@ -271,6 +271,7 @@ def test_an_apply_that_was_killed_is_undone(home: Path) -> None:
     deadline = time.monotonic() + 20
     while not list((home / layout.STAGING).glob("*/diff/d")) and time.monotonic() < deadline:
         time.sleep(0.01)
+    assert list((home / layout.STAGING).glob("*/diff/d"))
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     os.close(writer)
