@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 import attrs
@@ -120,3 +121,19 @@ class Status:
     archives: int = 0
     archive_bytes: int = 0
     compacted_at: datetime | None = None
+
+
+class ChangeKind(StrEnum):
+    MODIFY = "modify"
+    ADD = "add"
+    DELETE = "delete"
+
+
+@attrs.frozen
+class Change:
+    """One path that a layer changed; it begins with `/`, and has bytes that are not UTF-8 as
+    surrogates.
+    """
+
+    path: str
+    kind: ChangeKind

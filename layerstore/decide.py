@@ -18,17 +18,19 @@ from layerstore import rows
 from layerstore.db import statements as sql
 from layerstore.description import Description
 from layerstore.errors import (
+    AlreadyApplied,
     HasChildren,
     InvalidArgument,
     LayerDamaged,
     LayerExists,
     LayerHeld,
+    LayerNotEmpty,
     LayerstoreError,
     NotHeld,
     TooDeep,
     UnknownLayer,
 )
-from layerstore.fs import layout, mountinfo
+from layerstore.fs import files, layout, mountinfo
 from layerstore.journal import Transaction
 
 UNKNOWN: Final = "unknown"
@@ -144,6 +146,13 @@ def _usable(tx: Transaction, layer: str) -> m.Layer:
     if found.damage:
         raise LayerDamaged(layer, found.damage)
     return found
+
+
+def _require_childless(tx: Transaction, layer: str) -> None:
+    count: Any = tx.one(sql.COUNT_CHILDREN, id=layer)
+    if count[0]:
+        children = tuple(row[0] for row in tx.all(sql.SELECT_CHILDREN, id=layer, page=5))
+        raise HasChildren(layer, children, count[0])
 
 
 def holders(tx: Transaction, layer: str) -> tuple[str, ...]:
@@ -264,10 +273,7 @@ def remove(tx: Transaction, layer: str, me: str, *, durable: bool) -> e.LayerRem
     """The removal of a layer that nothing is built upon and nobody else holds."""
     tx.require_idle(layer)
     found = _known(tx, layer)
-    count: Any = tx.one(sql.COUNT_CHILDREN, id=layer)
-    if count[0]:
-        children = tuple(row[0] for row in tx.all(sql.SELECT_CHILDREN, id=layer, page=5))
-        raise HasChildren(layer, children, count[0])
+    _require_childless(tx, layer)
     others = tuple(holder for holder in holders(tx, layer) if holder != me)
     if others:
         raise LayerHeld(layer, others)
@@ -279,6 +285,22 @@ def remove(tx: Transaction, layer: str, me: str, *, durable: bool) -> e.LayerRem
         probe=found.parent is not None,
         durable=durable,
     )
+
+
+def apply(tx: Transaction, layer: str, *, home: str, durable: bool) -> e.LayerApplyIntended:
+    """An archive for an empty layer that nobody uses, the only one in its life."""
+    tx.require_idle(layer)
+    found = _usable(tx, layer)
+    if found.applied:
+        raise AlreadyApplied(layer)
+    _require_childless(tx, layer)
+    held = holders(tx, layer)
+    if held or tx.one(sql.SELECT_MOUNT, layer=layer) is not None:
+        raise LayerHeld(layer, held or ("nobody that is known, and is mounted",))
+    if not files.is_empty(f"{home}/{layout.diff(layer)}"):
+        raise LayerNotEmpty(layer)
+    base = found.parent is None
+    return e.LayerApplyIntended(layer, found.link, not base, base, durable)
 
 
 def end_holds(tx: Transaction, layer: str, holder: str, *, reason: str) -> bool:

@@ -5,6 +5,9 @@
     │   ├── InvalidLayerId
     │   ├── InvalidHolder
     │   └── InvalidOption
+    ├── InvalidArchive                  1   an archive that no layer can be made of
+    ├── CannotPack                      1   a layer of which no archive can be made
+    ├── CannotCompare                   1   a layer whose own files do not say what it changed
     ├── NoStore                        10   nothing at this path is a layerstore
     ├── StoreDamaged                    1   a store whose database is gone, garbled or another's
     ├── SchemaTooNew                   12   the database was written by a newer layerstore
@@ -18,6 +21,8 @@
     │   ├── LayerExists
     │   ├── HasChildren
     │   ├── LayerHeld
+    │   ├── LayerNotEmpty
+    │   ├── AlreadyApplied
     │   └── TooDeep
     ├── UnknownLayer                    1
     ├── UnknownHolder                   1
@@ -81,6 +86,34 @@ class InvalidHolder(InvalidArgument):
 
 class InvalidOption(InvalidArgument):
     pass
+
+
+class InvalidArchive(LayerstoreError):
+    """An archive that is damaged, cut off, hostile, or says what no layer can hold."""
+
+    def __init__(self, why: str, *, member: str | None = None) -> None:
+        where = "The archive cannot be used" if member is None else f"{member!r} in the archive"
+        super().__init__(
+            f"{where}: {why}.", hint="Nothing of it was kept. Make or fetch the archive again."
+        )
+        self.member = member
+
+
+class CannotPack(LayerstoreError):
+    """A file of a layer that an archive cannot hold, or that changed while it was read."""
+
+    def __init__(self, path: str, why: str, *, hint: str = "") -> None:
+        super().__init__(f"{path!r} cannot go into an archive: {why}.", hint=hint)
+        self.path = path
+
+
+class CannotCompare(LayerstoreError):
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(
+            f"{path!r} cannot be compared with what is below it: {why}.",
+            hint="The layer was mounted by somebody else with redirect_dir or metacopy.",
+        )
+        self.path = path
 
 
 class NoStore(LayerstoreError):
@@ -186,6 +219,26 @@ class LayerHeld(Refused):
         )
         self.layer = layer
         self.holders = holders
+
+
+class LayerNotEmpty(Refused):
+    def __init__(self, layer: str) -> None:
+        super().__init__(
+            f"Layer {layer} has content already.",
+            hint="An archive is applied to an empty layer: remove this one and create it again.",
+        )
+        self.layer = layer
+
+
+class AlreadyApplied(Refused):
+    """Whether that apply succeeded or broke off: a repetition may carry the rest of a stream."""
+
+    def __init__(self, layer: str) -> None:
+        super().__init__(
+            f"An archive was applied to layer {layer} before, or that broke off.",
+            hint="A layer takes one in its life: remove it and create it again.",
+        )
+        self.layer = layer
 
 
 class TooDeep(Refused):

@@ -3,7 +3,8 @@
 An operation is a triple: the intent, and one of its two outcomes. The intent holds every *fact*
 that is needed to finish or undo the operation, never a list of steps: those are computed from it
 by `plan`, at the first run and at recovery alike. Events outside a triple are single transactions.
-Their tags, which rows carry, stand in `codec`; classes can be renamed, tags cannot.
+Their tags, which rows carry, stand in `codec`; classes can be renamed, tags cannot. Those about the
+store as a whole stand in `home_events`, and are had from here all the same.
 """
 
 from __future__ import annotations
@@ -12,68 +13,19 @@ from collections.abc import Mapping
 
 import attrs
 
-from layerstore.model import Verb
+from layerstore.home_events import JournalCompacted as JournalCompacted
+from layerstore.home_events import OperationAbandoned as OperationAbandoned
+from layerstore.home_events import OperationClaimed as OperationClaimed
+from layerstore.home_events import OwnerDied as OwnerDied
+from layerstore.home_events import StoreCopied as StoreCopied
+from layerstore.home_events import StoreInitialized as StoreInitialized
+from layerstore.home_events import StoreMoved as StoreMoved
+from layerstore.home_events import StoreRebuilt as StoreRebuilt
+from layerstore.home_events import StoreRestored as StoreRestored
 
 
 def _plain(value: Mapping[str, str]) -> dict[str, str]:
     return dict(value)
-
-
-@attrs.frozen
-class StoreInitialized:
-    store_id: str
-    max_depth: int
-
-
-@attrs.frozen
-class StoreRebuilt:
-    """The journal was begun anew from the tree, because `reason`."""
-
-    store_id: str
-    reason: str
-
-
-@attrs.frozen
-class JournalCompacted:
-    """The events `first` to `last`, so many as `events` says, were moved to the archive `archive`.
-
-    What they fold to is in the snapshot, from which the journal goes on.
-    """
-
-    first: int
-    last: int
-    events: int
-    archive: str
-
-
-@attrs.frozen
-class StoreMoved:
-    """The store was found in another directory than the one that it was last opened in."""
-
-    store_id: str
-    came_from: str
-    moved_to: str
-    same_directory: bool
-    """It was renamed, or mounted elsewhere, with everything in it."""
-
-
-@attrs.frozen
-class StoreCopied:
-    """A copy became a store of its own; the events before this one are of the store it was."""
-
-    store_id: str
-    copy_of: str
-    """The id of the other store, which goes on where it is."""
-    came_from: str
-
-
-@attrs.frozen
-class StoreRestored:
-    """An older database was put in place: what happened after it was made is not in the journal."""
-
-    store_id: str
-    source: str
-    """The file it came from; empty where nobody said so, and the numbers of events showed it."""
 
 
 # --- create ---------------------------------------------------------------------------------
@@ -266,6 +218,38 @@ class TrashEmptyUndone:
     reason: str
 
 
+# --- apply --------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class LayerApplyIntended:
+    """An archive is about to become the content of an empty layer."""
+
+    layer: str
+    link: str
+    probe: bool
+    """The layer can be an upper: the kernel is asked whether it is one."""
+    base: bool
+    """Nothing is below it, so that an opaque root means nothing."""
+    durable: bool
+
+
+@attrs.frozen
+class LayerApplied:
+    layer: str
+    size: int
+    """Bytes of its files, hard links once."""
+    diff_id: str
+    """`sha256:<hex>` of the uncompressed archive; empty where a power cut took it."""
+    durable: bool
+
+
+@attrs.frozen
+class LayerApplyUndone:
+    layer: str
+    reason: str
+
+
 # --- what the tree decides ------------------------------------------------------------------
 
 
@@ -330,35 +314,6 @@ class TreeCorrectUndone:
     reason: str
 
 
-# --- owners and operations ------------------------------------------------------------------
-
-
-@attrs.frozen
-class OwnerDied:
-    """An owner was found dead: its holds are over."""
-
-    owner: str
-    pid: int
-    command: str
-
-
-@attrs.frozen
-class OperationClaimed:
-    """An operation was moved from a dead owner (or an abandoned one) to the one that settles it."""
-
-    layer: str
-    verb: Verb
-    previous: str
-
-
-@attrs.frozen
-class OperationAbandoned:
-    """Its owner could neither finish nor undo it; anyone may settle it."""
-
-    layer: str
-    reason: str
-
-
 Intent = (
     LayerCreateIntended
     | LayerMountIntended
@@ -366,8 +321,17 @@ Intent = (
     | LayerRemoveIntended
     | TrashEmptyIntended
     | TreeCorrectIntended
+    | LayerApplyIntended
 )
-Done = LayerCreated | LayerMounted | LayerUnmounted | LayerRemoved | TrashEmptied | TreeCorrected
+Done = (
+    LayerCreated
+    | LayerMounted
+    | LayerUnmounted
+    | LayerRemoved
+    | TrashEmptied
+    | TreeCorrected
+    | LayerApplied
+)
 Undone = (
     LayerCreateUndone
     | LayerMountUndone
@@ -375,6 +339,7 @@ Undone = (
     | LayerRemoveUndone
     | TrashEmptyUndone
     | TreeCorrectUndone
+    | LayerApplyUndone
 )
 Single = (
     StoreInitialized

@@ -103,6 +103,7 @@ class Verb(StrEnum):
     REMOVE = "remove"
     EMPTY = "empty"
     CORRECT = "correct"
+    APPLY = "apply"
 
 
 class Durability(StrEnum):
@@ -118,6 +119,7 @@ class LayerState(StrEnum):
     MOUNTING = "mounting"
     UNMOUNTING = "unmounting"
     REMOVING = "removing"
+    APPLYING = "applying"
 
 
 @attrs.frozen
@@ -147,6 +149,12 @@ class Layer:
     draining: bool = False
     damage: str | None = None
     """Why it cannot be used, or None."""
+    applied: bool = False
+    """An archive was applied to it, or that was begun: it takes one in its life."""
+    diff_id: str | None = None
+    """`sha256:<hex>` of the uncompressed archive that was applied to it; None: none, or unknown."""
+    size: int | None = None
+    """Bytes of the files of that archive, hard links once."""
 
 
 @attrs.frozen

@@ -57,6 +57,8 @@ def done(intent: e.Intent, performed: s.Performed) -> e.Done:
             return e.TrashEmptied(intent.layer, performed.entries, performed.bytes)
         case e.TreeCorrectIntended():
             return e.TreeCorrected(intent.layer)
+        case e.LayerApplyIntended():
+            return e.LayerApplied(intent.layer, performed.size, performed.diff_id, intent.durable)
 
 
 def undone(intent: e.Intent, reason: str, *, in_use: bool) -> e.Undone:
@@ -74,6 +76,8 @@ def undone(intent: e.Intent, reason: str, *, in_use: bool) -> e.Undone:
             return e.TrashEmptyUndone(intent.layer, reason)
         case e.TreeCorrectIntended():
             return e.TreeCorrectUndone(intent.layer, reason)
+        case e.LayerApplyIntended():
+            return e.LayerApplyUndone(intent.layer, reason)
 
 
 def _create(operation: str, intent: e.LayerCreateIntended) -> Steps:
@@ -263,6 +267,29 @@ def _correct(operation: str, intent: e.TreeCorrectIntended) -> Steps:
     return (*swept, *_end_limit(intent.project))
 
 
+def _apply(operation: str, intent: e.LayerApplyIntended) -> Steps:
+    stage = layout.staging(operation)
+    steps: list[s.Step] = [
+        s.Unpack(operation, intent.layer, intent.probe, intent.base, intent.durable),
+        s.ReplaceDirectory(layout.diff(stage), intent.layer, intent.link),
+    ]
+    if intent.durable:
+        steps.append(s.SyncDirectory(intent.layer))
+    # What the archive was stands there until the outcome says it; the trash is emptied after that.
+    steps.append(s.MoveAside(stage, layout.trash(operation)))
+    return tuple(steps)
+
+
+def _unapply(operation: str, intent: e.LayerApplyIntended) -> Steps:
+    del intent
+    stage = layout.staging(operation)
+    return (
+        s.RemoveTree(f"{stage}-probe"),
+        s.RemoveTree(layout.applied(stage)),
+        s.RemoveTree(stage),
+    )
+
+
 def _nothing(operation: str, intent: Any) -> Steps:
     """There is nothing to take back: what was not done stays to be done, or was never wrong."""
     del operation, intent
@@ -276,6 +303,7 @@ _FORWARD: Final[Mapping[type[Any], Callable[[str, Any], Steps]]] = {
     e.LayerRemoveIntended: _remove,
     e.TrashEmptyIntended: _empty,
     e.TreeCorrectIntended: _correct,
+    e.LayerApplyIntended: _apply,
 }
 _BACKWARD: Final[Mapping[type[Any], Callable[[str, Any], Steps]]] = {
     e.LayerCreateIntended: _uncreate,
@@ -284,4 +312,5 @@ _BACKWARD: Final[Mapping[type[Any], Callable[[str, Any], Steps]]] = {
     e.LayerRemoveIntended: _unremove,
     e.TrashEmptyIntended: _nothing,
     e.TreeCorrectIntended: _nothing,
+    e.LayerApplyIntended: _unapply,
 }

@@ -67,6 +67,9 @@ def _insert_layer(connection: Connection, row: RowFacts, **values: Any) -> None:
         "used": 0,
         "draining": 0,
         "damage": None,
+        "applied": 0,
+        "diff_id": None,
+        "size": None,
     }
     connection.execute(sql.INSERT_LAYER, base | values)
 
@@ -226,6 +229,25 @@ def _remove_undone(connection: Connection, row: RowFacts, event: e.LayerRemoveUn
     connection.execute(sql.DELETE_MOUNT, {"layer": event.layer})
 
 
+def _apply_intended(connection: Connection, row: RowFacts, event: e.LayerApplyIntended) -> None:
+    """A layer takes one apply in its life, also one that broke off."""
+    del row
+    connection.execute(sql.APPLYING_LAYER, {"id": event.layer})
+
+
+def _applied(connection: Connection, row: RowFacts, event: e.LayerApplied) -> None:
+    del row
+    connection.execute(
+        sql.APPLIED_LAYER,
+        {
+            "id": event.layer,
+            "durable": int(event.durable),
+            "diff_id": event.diff_id or None,
+            "size": event.size,
+        },
+    )
+
+
 def _adopted(connection: Connection, row: RowFacts, event: e.LayerAdopted) -> None:
     _insert_layer(
         connection,
@@ -285,6 +307,8 @@ _PROJECT: Final[Mapping[type[Any], Callable[[Connection, RowFacts, Any], None]]]
     e.LayerRemoved: _removed,
     e.LayerRemoveUndone: _remove_undone,
     e.TrashEmptied: _emptied,
+    e.LayerApplyIntended: _apply_intended,
+    e.LayerApplied: _applied,
     e.LayerAdopted: _adopted,
     e.LayerForgotten: _forgotten,
     e.LayerIsolated: _isolated,

@@ -17,6 +17,7 @@ from layerstore.chronicle import Chronicle
 from layerstore.db import about as db_about
 from layerstore.db import engine
 from layerstore.db import statements as sql
+from layerstore.diffs import Diffs
 from layerstore.errors import (
     DiskFull,
     InvalidArgument,
@@ -95,7 +96,7 @@ def _database(home: Path) -> engine.ReadDatabase:
         return room.making(os.fspath(home), lambda: engine.ReadDatabase(path, timeout=30))
 
 
-class Reader(Chronicle):
+class Reader(Chronicle, Diffs):
     """A store, opened to ask it questions."""
 
     @classmethod

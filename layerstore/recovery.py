@@ -21,7 +21,7 @@ from layerstore import model as m
 from layerstore import plan, room, rows, state
 from layerstore.db import statements as sql
 from layerstore.errors import LayerstoreError, OwnerLost, UpperBusy, WritesRefused
-from layerstore.fs import layout, locks, perform
+from layerstore.fs import files, layout, locks, perform
 from layerstore.fs.durable import SyncFailed
 from layerstore.fs.steps import Performed
 from layerstore.fs.trace import trace
@@ -170,7 +170,7 @@ def run(hands: Hands, decision: Decision) -> e.Intent | None:
 def conclude(
     hands: Hands, operation: str, intent: e.Intent, outcome: e.Done | e.Undone, *, name: str
 ) -> None:
-    """Append the outcome; what a remove put into the trash is emptied after it."""
+    """Append the outcome; what a remove or an apply put into the trash is emptied after it."""
     verb = state.verb_of(intent)
     emptying = new_name()
     trash = e.TrashEmptyIntended(layout.trash(operation), operation)
@@ -182,7 +182,7 @@ def conclude(
             trash = attrs.evolve(trash, project=row[0])
         transaction.append(trash, operation=emptying)
 
-    removed = isinstance(outcome, e.LayerRemoved)
+    removed = isinstance(outcome, e.LayerRemoved | e.LayerApplied)
     trace(f"{name}:outcome:before")
     if removed:
         hands.active[emptying] = threading.get_ident()
@@ -312,6 +312,8 @@ def gather(home: str, operation: str, intent: e.Intent) -> state.Evidence:
     return state.Evidence(
         present=os.path.lexists(f"{home}/{intent.layer}"),
         trashed=os.path.lexists(f"{home}/{layout.trash(operation)}"),
+        applied=isinstance(intent, e.LayerApplyIntended)
+        and files.is_applied(home, operation, intent.layer),
     )
 
 

@@ -18,6 +18,7 @@ _STATES: Final = {
     m.Verb.UNMOUNT: m.LayerState.UNMOUNTING,
     m.Verb.REMOVE: m.LayerState.REMOVING,
     m.Verb.CORRECT: m.LayerState.READY,
+    m.Verb.APPLY: m.LayerState.APPLYING,
 }
 
 
@@ -46,6 +47,9 @@ def layer(row: Row) -> m.Layer:
         used=bool(value["used"]),
         draining=bool(value["draining"]),
         damage=value["damage"],
+        applied=bool(value["applied"]),
+        diff_id=value["diff_id"],
+        size=value["size"],
     )
 
 

@@ -34,6 +34,7 @@ TRIPLES: Final[Mapping[Verb, Triple]] = {
     Verb.REMOVE: Triple(e.LayerRemoveIntended, e.LayerRemoved, e.LayerRemoveUndone),
     Verb.EMPTY: Triple(e.TrashEmptyIntended, e.TrashEmptied, e.TrashEmptyUndone),
     Verb.CORRECT: Triple(e.TreeCorrectIntended, e.TreeCorrected, e.TreeCorrectUndone),
+    Verb.APPLY: Triple(e.LayerApplyIntended, e.LayerApplied, e.LayerApplyUndone),
 }
 VERB_OF_INTENT: Final = {triple.intended: verb for verb, triple in TRIPLES.items()}
 OUTCOMES: Final = {
@@ -56,6 +57,8 @@ class Evidence:
     """`<home>/<layer>` is there, whatever it holds."""
     trashed: bool
     """`trash/<operation>` is there."""
+    applied: bool = False
+    """The layer has the content that `staging/<operation>` held."""
 
 
 RECOVERY: Final[Mapping[Verb, Callable[[Evidence], Rule]]] = {
@@ -70,6 +73,8 @@ RECOVERY: Final[Mapping[Verb, Callable[[Evidence], Rule]]] = {
     Verb.EMPTY: lambda _: Rule.REDO,
     # Each correction makes the tree say what the index says, and can be repeated.
     Verb.CORRECT: lambda _: Rule.REDO,
+    # The stream is gone with its process: what was not whole by then never will be.
+    Verb.APPLY: lambda seen: Rule.REDO if seen.applied else Rule.UNDO,
 }
 
 

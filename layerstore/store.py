@@ -17,6 +17,7 @@ from layerstore import burial, compaction, decide, opening, recovery, room, wait
 from layerstore import events as e
 from layerstore import model as m
 from layerstore import options as o
+from layerstore.applying import Applying
 from layerstore.db import statements as sql
 from layerstore.errors import (
     Busy,
@@ -31,7 +32,7 @@ from layerstore.keeping import Keeping
 from layerstore.reader import Reader
 
 
-class Store(compaction.Compacting, Keeping):
+class Store(compaction.Compacting, Keeping, Applying):
     """A store, opened to work with it; also everything that a Reader answers.
 
     Safe to use from many threads; not in a forked child, which opens it anew.

@@ -217,6 +217,10 @@ STATEMENTS: dict[str, Any] = {
     ),
     "DRAIN_LAYER": update(layers).where(layers.c.id == B("id")).values(draining=B("draining")),
     "DAMAGE_LAYER": update(layers).where(layers.c.id == B("id")).values(damage=B("damage")),
+    "APPLYING_LAYER": update(layers).where(layers.c.id == B("id")).values(applied=1, used=1),
+    "APPLIED_LAYER": update(layers)
+    .where(layers.c.id == B("id"))
+    .values(durable=B("durable"), diff_id=B("diff_id"), size=B("size")),
     "COUNT_LAYERS": select(
         func.count(), func.coalesce(func.sum(cast(layers.c.damage.is_not(None), Integer)), 0)
     ).select_from(layers),

@@ -23,6 +23,8 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     "Layers": {
         "init": ("lifecycle", "Make an empty store."),
         "create": ("lifecycle", "Create a layer."),
+        "apply": ("diffs", "Make an archive the content of a layer."),
+        "diff": ("diffs", "Write the archive of a layer."),
         "mount": ("mounts", "Mount a layer and print the path."),
         "umount": ("mounts", "Give a hold back; the last one unmounts."),
         "rm": ("lifecycle", "Remove layers."),
@@ -31,6 +33,8 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "ls": ("show", "List the layers."),
         "tree": ("show", "Show the layers as a tree."),
         "inspect": ("show", "Tell everything about a layer."),
+        "changes": ("diffs", "List what a layer changed of its parent."),
+        "du": ("diffs", "Say how large layers are."),
         "lowers": ("show", "List the directories below a layer, nearest first."),
         "holders": ("show", "List who holds which layer."),
         "whose": ("show", "Say which layer a path belongs to."),

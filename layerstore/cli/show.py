@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from layerstore.cli.app import LAYER, App, Command, pass_app, resolve
-from layerstore.cli.output import age, many, pairs, when
+from layerstore.cli.output import age, many, pairs, size, when
 from layerstore.model import Hold, Layer, LayerState, Mount
 
 if TYPE_CHECKING:
@@ -172,6 +172,7 @@ def inspect_command(app: App, id: str) -> None:  # noqa: A002
         ("Options", pairs(layer.storage_options)),
         ("Quota", _limit(quota)),
         ("Content", "on disk" if layer.durable else "not known to be on disk"),
+        ("Archive", _archive(layer)),
         *((key, value.replace(":", "\n")) for key, value in paths.items()),
         ("Mounted", _mounted(mount)),
         ("Holders", "\n".join(map(_hold, holds))),
@@ -211,6 +212,13 @@ def _hold(hold: Hold) -> str:
 def _process(hold: Hold) -> str:
     owner = hold.taken_by
     return f"process {owner.pid} ({owner.command})" if owner else "-"
+
+
+def _archive(layer: Layer) -> str:
+    """What was applied to it."""
+    if layer.diff_id is not None:
+        return f"{layer.diff_id} ({size(layer.size or 0)})"
+    return "one whose digest is not known, or one that broke off" if layer.applied else ""
 
 
 @click.command("lowers", cls=Command)

@@ -19,7 +19,7 @@ from sqlalchemy import (
     text,
 )
 
-REVISION: Final = "0003"
+REVISION: Final = "0004"
 """The revision of these tables: the head of `migrations`."""
 
 metadata = MetaData(
@@ -88,6 +88,9 @@ layers = Table(
     Column("used", Integer, nullable=False),
     Column("draining", Integer, nullable=False),
     Column("damage", Text),
+    Column("applied", Integer, nullable=False, server_default=text("0")),
+    Column("diff_id", Text),
+    Column("size", Integer),
 )
 Index("ix_layers_parent", layers.c.parent, layers.c.id)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import json
 import os
+from typing import Any
 
 from layerstore.errors import LayerDamaged
 from layerstore.fs import layout
@@ -72,3 +75,34 @@ def difference(name: str, found: str | None, wanted: str) -> str:
     if not wanted:
         return f"it has a {name} file, and the index knows no parent"
     return f"its {name} file reads {found[:60]!r} instead of {wanted[:60]!r}"
+
+
+def read_applied(home: str, operation: str) -> dict[str, Any] | None:
+    """What an apply wrote down about its archive: `size`, `diff_id`, `empty`; None if it is gone."""
+    for place in (layout.staging(operation), layout.trash(operation)):
+        text = _read_small(f"{home}/{layout.applied(place)}")
+        if text is not None:
+            with contextlib.suppress(ValueError):  # what a power cut left of it
+                found = json.loads(text)
+                if isinstance(found, dict):
+                    return found
+    return None
+
+
+def is_empty(directory: str) -> bool:
+    """Whether nothing is in a directory, or it is not there."""
+    try:
+        with os.scandir(directory) as entries:
+            return next(entries, None) is None
+    except FileNotFoundError:
+        return True
+
+
+def is_applied(home: str, operation: str, layer: str) -> bool:
+    """Whether a layer, which was empty, has what the apply staged for it."""
+    if os.path.lexists(f"{home}/{layout.diff(layout.staging(operation))}"):
+        return False
+    if not is_empty(f"{home}/{layout.diff(layer)}"):
+        return True
+    found = read_applied(home, operation)
+    return found is not None and bool(found.get("empty"))

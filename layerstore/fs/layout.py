@@ -17,7 +17,8 @@
         ├── archive/<first>-<last>.db     events that were moved out of it; never changed
         ├── compact.lock                  locked while somebody moves them
         ├── userxattr                     only in a store that was made in a user namespace
-        ├── staging/<operation>/          what a create is building; never the only copy of anything
+        ├── staging/<operation>/          what a create or apply is building; never the only copy of
+        │                                 anything
         ├── trash/<operation>/            what a remove has renamed away
         ├── quarantine/<operation>/<name> what was set aside, with a note saying why
         ├── ballast/<number>              room that is given back when the disk is full
@@ -106,6 +107,11 @@ def link_target(layer: str) -> str:
 
 def staging(operation: str) -> str:
     return f"{STAGING}/{operation}"
+
+
+def applied(stage: str) -> str:
+    """Where a staged apply writes down what its archive was."""
+    return f"{stage}/applied"
 
 
 def trash(operation: str) -> str:

@@ -16,6 +16,7 @@ from layerstore.errors import (
     CannotCarryOverlay,
     LayerDamaged,
     LayerExists,
+    LayerNotEmpty,
     LayerstoreError,
     UpperBusy,
 )
@@ -30,6 +31,8 @@ class Performer:
     def __init__(self, home: str, styles: tuple[mount.Style, ...]) -> None:
         self._home = home
         self._styles = styles
+        self.feeds: dict[str, Any] = {}
+        """What live operations unpack, by the operation."""
 
     def run(self, steps: Iterable[s.Step], *, name: str, first: bool) -> s.Performed:
         """Perform steps in order. `first`: the first run of a plan, whose staging must be new."""
@@ -203,7 +206,10 @@ class Performer:
         from layerstore.fs import tree  # neither a create nor a put has use for it
 
         directory, name = os.path.split(self.path(step.path))
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
         try:
             removed = tree.remove_tree(descriptor, name)
         finally:
@@ -220,6 +226,31 @@ class Performer:
             raise LayerstoreError(
                 f"{step.path} could not be removed whole: {stayed} stayed{why}.", hint=hint
             )
+
+    def _unpack(self, step: s.Unpack, performed: s.Performed, first: bool) -> None:
+        from layerstore.fs import applying  # what it takes to read archives is slow to import
+
+        if not first:
+            applying.recall(self._home, step, performed)
+            return
+        if step.probe:
+            scratch = f"{layout.staging(step.operation)}-probe"
+            self._probe_upper(s.ProbeUpper(step.layer, scratch), performed, first)
+        applying.unpack(self._home, step, self.feeds[step.operation], performed)
+
+    def _replace_directory(self, step: s.ReplaceDirectory, _: s.Performed, __: bool) -> None:
+        source = self.path(step.source)
+        if not os.path.lexists(source):
+            return
+        found = files.read_link(self._home, step.layer)
+        if found != step.link:
+            raise LayerDamaged(step.layer, files.difference("link", found, step.link))
+        try:
+            os.rename(source, self.path(layout.diff(step.layer)))
+        except OSError as error:
+            if error.errno == errno.ENOTEMPTY:
+                raise LayerNotEmpty(step.layer) from error
+            raise
 
     def _probe_upper(self, step: s.ProbeUpper, _: s.Performed, __: bool) -> None:
         from layerstore.fs import upper
@@ -307,6 +338,8 @@ _PERFORM: Final[dict[type[Any], Callable[[Performer, Any, s.Performed, bool], No
     s.RemoveSymlink: Performer._remove_symlink,
     s.RemoveDirectory: Performer._remove_directory,
     s.RemoveTree: Performer._remove_tree,
+    s.Unpack: Performer._unpack,
+    s.ReplaceDirectory: Performer._replace_directory,
     s.ProbeUpper: Performer._probe_upper,
     s.CheckUnmounted: Performer._check_unmounted,
     s.MountOverlay: Performer._mount,

@@ -19,6 +19,8 @@ class Performed:
     entries: int = 0
     bytes: int = 0
     left: tuple[str, ...] = ()
+    size: int = 0
+    diff_id: str = ""
 
 
 @attrs.frozen
@@ -208,6 +210,39 @@ class RemoveTree:
 
 
 @attrs.frozen
+class Unpack:
+    """Unpack the stream of a live run into `staging/<operation>/diff`, which gets owner, mode and
+    project of the layer's own; what it was is written down beside it.
+
+    `probe`: the kernel is asked first whether the layer is in use. `sync`: all of it is on disk
+    then. Without a stream, because that is long gone, only what was written down is read.
+    """
+
+    operation: str
+    layer: str
+    probe: bool
+    base: bool
+    sync: bool
+
+    def describe(self) -> str:
+        return f"unpack the archive for {self.layer}"
+
+
+@attrs.frozen
+class ReplaceDirectory:
+    """Rename over `<layer>/diff`, which is empty, if the layer's `link` reads `link`; nothing to do
+    if `source` is gone.
+    """
+
+    source: str
+    layer: str
+    link: str
+
+    def describe(self) -> str:
+        return f"make {self.source} the content of {self.layer}"
+
+
+@attrs.frozen
 class ProbeUpper:
     """Ask the kernel whether any overlay has `<layer>/diff` as upper; refuse to go on if so."""
 
@@ -270,6 +305,8 @@ Step = (
     | RemoveSymlink
     | RemoveDirectory
     | RemoveTree
+    | Unpack
+    | ReplaceDirectory
     | ProbeUpper
     | CheckUnmounted
     | MountOverlay

@@ -104,7 +104,7 @@ class Statmount(NamedTuple):
     magic: int
 
 
-def _bytes(text: str) -> bytes:
+def _bytes(text: str | bytes) -> bytes:
     """A C string; a NUL inside would silently cut the path short, so it is refused."""
     raw = os.fsencode(text)
     if b"\0" in raw:
@@ -127,7 +127,7 @@ def _call(name: str, *arguments: object, path: str | None = None, path2: str | N
     return result
 
 
-def _syscall(name: str, number: int, *arguments: object, path: str | None = None) -> int:
+def _syscall(name: str, number: int, *arguments: object, path: str | bytes | None = None) -> int:
     """Call what glibc has no symbol for."""
     result = int(_raw(ctypes.c_long(number), *arguments))
     if result < 0:
@@ -271,7 +271,7 @@ def getdents64(fd: int) -> list[tuple[str, int]]:
     return entries
 
 
-def openat2(dir_fd: int, path: str, flags: int, *, mode: int = 0, resolve: int = 0) -> int:
+def openat2(dir_fd: int, path: str | bytes, flags: int, *, mode: int = 0, resolve: int = 0) -> int:
     """openat2(2); the descriptor is closed on exec."""
     how = ctypes.create_string_buffer(struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, resolve), 24)
     size = ctypes.c_size_t(24)

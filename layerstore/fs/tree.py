@@ -57,7 +57,7 @@ class Size:
 
 
 @attrs.define
-class _Frame:
+class Frame:
     """One directory on the way down; ``fd`` is -1 while it is closed, ``stay`` the names that
     remain in it.
     """
@@ -70,13 +70,13 @@ class _Frame:
     ghosts: set[str] = attrs.Factory(set)
 
 
-class _Descent:
+class Descent:
     """The way from a start to the current directory, with a window of open descriptors at its end."""
 
     def __init__(self, start_fd: int) -> None:
         self._start = start_fd
         self._closed = 0
-        self.frames: list[_Frame] = []
+        self.frames: list[Frame] = []
 
     def __enter__(self) -> Self:
         return self
@@ -103,14 +103,14 @@ class _Descent:
         """Enter a directory; EXDEV if it is a mount root."""
         fd = syscalls.openat2(self.fd, name, _OPEN, resolve=_DOWN)
         status = os.fstat(fd)
-        self.frames.append(_Frame(name, fd, (status.st_dev, status.st_ino)))
+        self.frames.append(Frame(name, fd, (status.st_dev, status.st_ino)))
         if len(self.frames) - self._closed > _WINDOW:
             oldest = self.frames[self._closed]
             os.close(oldest.fd)
             oldest.fd = -1
             self._closed += 1
 
-    def up(self) -> _Frame:
+    def up(self) -> Frame:
         """Leave the current directory; ESTALE if its parent is no longer the one that it was
         entered from.
         """
@@ -132,7 +132,7 @@ class _Descent:
 class _Removal:
     """One removal in progress."""
 
-    way: _Descent
+    way: Descent
     entries: int = 0
     bytes: int = 0
     left: list[str] = attrs.Factory(list)
@@ -161,7 +161,7 @@ def remove_tree(parent_fd: int, name: str) -> Removed:
     root. What is missing already is no error. OSError for what concerns more than one entry, such
     as EIO; calling again goes on.
     """
-    with _Descent(parent_fd) as way:
+    with Descent(parent_fd) as way:
         removal = _Removal(way)
         if _is_directory(parent_fd, name):
             _remove_directory(removal, name)
@@ -218,7 +218,7 @@ def _enter(removal: _Removal, name: str, *, detach: bool) -> bool:
     return False
 
 
-def _sweep(removal: _Removal, frame: _Frame) -> bool:
+def _sweep(removal: _Removal, frame: Frame) -> bool:
     """Unlink the files of a directory and note some of its directories; False if there was nothing
     to do.
 
@@ -297,7 +297,7 @@ def tree_size(path: str) -> Size:
     measured = _Measured()
     top = os.open(path, _OPEN | os.O_CLOEXEC)
     try:
-        with _Descent(top) as way:
+        with Descent(top) as way:
             way.down(".")
             _measure(way.frames[-1], measured)
             while way.frames:
@@ -320,7 +320,7 @@ class _Measured:
     linked: set[tuple[int, int]] = attrs.Factory(set)
 
 
-def _reach(way: _Descent, name: str) -> bool:
+def _reach(way: Descent, name: str) -> bool:
     try:
         way.down(name)
     except OSError as error:
@@ -331,7 +331,7 @@ def _reach(way: _Descent, name: str) -> bool:
     return True
 
 
-def _measure(frame: _Frame, measured: _Measured) -> None:
+def _measure(frame: Frame, measured: _Measured) -> None:
     """Count the current directory and its files; note its directories."""
     measured.inodes += 1
     with os.scandir(frame.fd) as entries:

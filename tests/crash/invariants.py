@@ -19,7 +19,7 @@ from layerstore import model as m
 from layerstore.audit import audit
 from layerstore.errors import LayerHeld, NoStore, StoreCopied, StoreDamaged
 from layerstore.fs import layout, mountinfo
-from tests.crash.model import Create, Facts, State
+from tests.crash.model import Create, Facts, State, archive_of
 
 OWN_NAMES = {
     "store.json",
@@ -180,6 +180,7 @@ def check(
             _check_fold(reader)
         found = _state_of(home, reader)
         _check_layers(home, reader, foreign)
+        _check_applied(home, reader)
         _check_mounts(home, reader, lost)
         for one in reader.layers():
             if one.id in links:
@@ -275,6 +276,18 @@ def _check_layers(home: Path, reader: Reader, foreign: Sequence[str]) -> None:
             require(parent.committed, f"{parent.id} has a child and is not committed in the index")
             mark = (home / parent.id / "committed").exists()
             require(mark, f"{parent.id} has a child and no file that says so")
+
+
+def _check_applied(home: Path, reader: Reader) -> None:
+    """A digest is that of an archive of the files that are there; what broke off left none."""
+    for layer in reader.layers():
+        if layer.diff_id is not None:
+            archive = archive_of(files_in(home / layer.id / "diff"))
+            digest = f"sha256:{hashlib.sha256(archive).hexdigest()}"
+            require(layer.diff_id == digest, f"{layer.id} is not what was applied")
+            require(layer.size == reader.diff_size(layer.id), f"{layer.id}: {layer.size} bytes")
+        elif layer.applied:
+            require(files_in(home / layer.id / "diff") == {}, f"{layer.id} has half of something")
 
 
 def _check_mounts(home: Path, reader: Reader, lost: Sequence[str]) -> None:

@@ -7,6 +7,8 @@ died; what was in flight may have happened or not, and nothing in between.
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
 import socket
@@ -23,6 +25,7 @@ from layerstore.errors import LayerstoreError
 from layerstore.fs import layout, trace
 from layerstore.testing import die, hooked
 from tests.crash import shim
+from tests.fs.archive.trees import END, entry
 
 ME = "me"
 """The hold of the open store itself: it ends with the process."""
@@ -360,6 +363,25 @@ class Write(Verb):
 
 
 @attrs.frozen
+class Apply(Verb):
+    """Apply an archive of some files, in the form in which they are packed again."""
+
+    layer: str
+    files: tuple[tuple[str, str], ...] = ()
+
+    def states(self, before: State) -> list[State]:
+        for name, text in self.files:
+            before = before.with_file(self.layer, name, text)
+        return [before]
+
+    def act(self, live: Live) -> dict[str, Any]:
+        archive = archive_of(dict(self.files))
+        made = live.opened.apply_diff(self.layer, io.BytesIO(archive))
+        assert made.diff_id == f"sha256:{hashlib.sha256(archive).hexdigest()}", made
+        return {"layer": made.id, "link": made.link}
+
+
+@attrs.frozen
 class KeepOpen(Verb):
     """Open a file below the layer's mount, so that it is busy: until this process dies, or longer."""
 
@@ -455,6 +477,11 @@ def apart(work: Callable[[], None]) -> None:
             os._exit(code)
     _, status = os.waitpid(pid, 0)
     assert status == 0, f"another process failed: {status}"
+
+
+def archive_of(files: Mapping[str, str]) -> bytes:
+    """The archive that an Apply of these files is given."""
+    return b"".join(entry(name, text.encode()) for name, text in sorted(files.items())) + END
 
 
 def _content(live: Live, layer: str) -> Path:

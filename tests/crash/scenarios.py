@@ -21,6 +21,7 @@ from layerstore.fs import layout
 from tests.crash.model import (
     Accomplice,
     Adopt,
+    Apply,
     Cleanup,
     Close,
     Compact,
@@ -301,6 +302,7 @@ TEMPLATES: Final = {
     ),
 }
 
+_FILES: Final = (("etc", "of an archive\n"),)
 _O = (Open(),)
 _P = (Open("process"),)
 _D = "docker"
@@ -371,6 +373,10 @@ SCENARIOS: Final = {
         Scenario("remove-draining", "draining", _O, (Remove("mid"),)),
         Scenario("remove-refused", "many", _O, (Refused(Remove("mid")),)),
         Scenario("remove-process", "chain", _P, (Remove("mid"), Remove("base"))),
+        # apply
+        Scenario("apply-child", "chain", (*_O, Create("a", _CHILD)), (Apply("a", _FILES),)),
+        Scenario("apply-nothing", "chain", (*_O, Create("a", _CHILD)), (Apply("a"),)),
+        Scenario("apply-refused", "chain", _O, (Refused(Apply("base", _FILES)),)),
         # cleanup and release
         Scenario("cleanup", "held", (*_O, Get("leaf")), (Cleanup(),)),
         Scenario("release", "held", (*_O, Get("leaf", _D), Get("base", _D)), (Release(_D),)),

@@ -10,6 +10,7 @@ from tests.crash.scenarios import SCENARIOS
 pytestmark = [pytest.mark.crash, pytest.mark.root]
 
 WITHOUT = {
+    "apply-refused",
     "initialize",
     "open-close",
     "rebuild",

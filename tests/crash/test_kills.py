@@ -16,7 +16,7 @@ from tests.crash.scenarios import LONG, SCENARIOS
 
 pytestmark = [pytest.mark.crash, pytest.mark.root]
 
-QUIET = {"create-refused", "put-refused", "remove-refused"}
+QUIET = {"apply-refused", "create-refused", "put-refused", "remove-refused"}
 """A verb that is refused changes nothing, so there is no call to die at."""
 
 

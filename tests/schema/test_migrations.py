@@ -87,3 +87,20 @@ def test_a_migration_is_one_transaction(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(RuntimeError):
         migrate.run(migrate._sqlalchemy(str(path)), "head")
     assert ({}, {}) == look(path)
+
+
+def test_layers_of_the_first_schema_were_applied_nothing(tmp_path: Path) -> None:
+    """What an older program wrote is kept; of archives it knew nothing."""
+    path = tmp_path / "old.db"
+    database = migrate._sqlalchemy(str(path))
+    migrate.run(database, "0001")
+    row = ("a", "L" * 26, None, "", 0, 0, 0, "{}", "{}", "", 1, 2, 1, 0, 0, None)
+    with database.begin() as connection:
+        marks = ",".join("?" * len(row))
+        connection.exec_driver_sql(f"INSERT INTO layers VALUES ({marks})", row)
+    migrate.run(database, "head")
+    with database.connect() as connection:
+        found = connection.exec_driver_sql(
+            "SELECT id, durable, applied, diff_id, size FROM layers"
+        ).fetchall()
+    assert [("a", 1, 0, None, None)] == [tuple(row) for row in found]

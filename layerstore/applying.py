@@ -1,0 +1,60 @@
+"""Owns the verb `apply_diff` of a Store; it must not know how an archive is read.
+
+`Applying` is a part of Store, in a module of its own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from layerstore import decide
+from layerstore import events as e
+from layerstore import model as m
+from layerstore.journal import Transaction
+
+if TYPE_CHECKING:
+    from layerstore.fs.archive import Limits, Readable
+    from layerstore.recovery import Decision, Hands
+
+
+class Applying:
+    """What a Store does with archives."""
+
+    if TYPE_CHECKING:  # a Store has these
+        _hands: Hands
+        _home: str
+
+        def layer(self, layer: str) -> m.Layer: ...
+        def _operate(self, decision: Decision) -> e.Intent | None: ...
+
+    def apply_diff(
+        self,
+        id: str,  # noqa: A002 - the field's name for it
+        stream: Readable,
+        *,
+        limits: Limits | None = None,
+    ) -> m.Layer:
+        """Make an archive the content of an empty layer: a tar, plain or compressed with gzip or zstd.
+
+        `stream` is read to its end, by `read(size)`. The layer has all of it or nothing; its `size`
+        (bytes of files, hard links once) and `diff_id` (sha256 of the uncompressed stream) are in the
+        answer. A layer takes one apply in its life, also if that breaks off. Raises InvalidArchive,
+        AlreadyApplied, LayerNotEmpty, HasChildren, LayerHeld, UpperBusy, UnknownLayer.
+        """
+        from layerstore.fs.applying import Feed
+
+        feeds, full = self._hands.performer.feeds, self._hands.full
+        named: list[str] = []
+
+        def decision(tx: Transaction, operation: str) -> e.Intent:
+            intent = decide.apply(tx, id, home=self._home, durable=full)
+            feeds[operation] = Feed(stream, limits)
+            named.append(operation)
+            return intent
+
+        try:
+            self._operate(decision)
+        finally:
+            for operation in named:
+                feeds.pop(operation, None)
+        return self.layer(id)

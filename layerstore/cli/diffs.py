@@ -1,0 +1,167 @@
+"""Owns `apply`, `diff`, `changes` and `du`: archives in and out, and what layers hold."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from layerstore.cli.app import LAYER, App, Command, pass_app, resolve
+from layerstore.cli.output import size
+from layerstore.errors import LayerstoreError
+
+if TYPE_CHECKING:
+    from layerstore.fs.archive import Readable
+    from layerstore.reader import Reader
+
+_LETTERS = {"add": "A", "modify": "C", "delete": "D"}
+"""As `docker diff` has them."""
+
+
+@click.command("apply", cls=Command)
+@click.argument("id", **LAYER)
+@click.argument("file", default="-", metavar="[FILE|-]")
+@click.option("--max-size", type=click.IntRange(1), metavar="BYTES", help="Refuse larger content.")
+@click.option("--max-entries", type=click.IntRange(1), metavar="N", help="Refuse more entries.")
+@pass_app
+def apply_command(
+    app: App,
+    id: str,  # noqa: A002 - click calls it by the word that the help shows
+    file: str,
+    max_size: int | None,
+    max_entries: int | None,
+) -> None:
+    """Make an archive the content of an empty layer.
+
+    FILE is a tar, plain or compressed with gzip or zstd; '-', the default, is standard input. The
+    layer gets all of it or nothing, and takes one archive in its life, also if that breaks off.
+    Prints the DiffID: the sha256 of the uncompressed tar.
+    """
+    from layerstore.fs.archive import Limits
+
+    limits = Limits()
+    limits = Limits(max_size or limits.bytes, max_entries or limits.entries)
+    with app.store() as store, _source(file) as stream:
+        layer = store.apply_diff(resolve(store, id), stream, limits=limits)
+    if app.out.json:
+        app.out.document(layer=layer)
+    elif not app.out.quiet:
+        app.out.line(layer.diff_id or "")
+
+
+@contextlib.contextmanager
+def _source(file: str) -> Iterator[Readable]:
+    if file == "-":
+        yield sys.stdin.buffer
+        return
+    with open(file, "rb", buffering=0) as opened:
+        yield opened
+
+
+@click.command("diff", cls=Command)
+@click.argument("id", **LAYER)
+@click.option("-o", "--output", metavar="FILE", help="Write there; it appears when it is whole.")
+@pass_app
+def diff_command(
+    app: App,
+    id: str,  # noqa: A002
+    output: str | None,
+) -> None:
+    """Write the archive of what a layer has above its parent.
+
+    The same layer gives the same bytes. An archive that breaks off has no end, and no reader of
+    archives takes it for whole; the exit code says so too.
+    """
+    if output is None and sys.stdout.isatty():
+        raise click.UsageError("A tar is nothing for a terminal; give -o FILE, or a pipe.")
+    with app.reader() as reader:
+        pieces = reader.diff(resolve(reader, id), note=app.out.note)
+        with contextlib.closing(pieces):  # type: ignore[type-var]  # it is a generator
+            if output is None:
+                for piece in pieces:
+                    sys.stdout.buffer.write(piece)
+            else:
+                _write(output, pieces)
+
+
+def _write(path: str, pieces: Iterator[bytes]) -> None:
+    """Into a file that has its name only when it is whole."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "xb", buffering=0) as file:
+            for piece in pieces:
+                rest = memoryview(piece)
+                while rest:
+                    rest = rest[file.write(rest) :]
+        os.rename(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+@click.command("changes", cls=Command)
+@click.argument("id", **LAYER)
+@pass_app
+def changes_command(app: App, id: str) -> None:  # noqa: A002
+    """List what a layer changed: A added, C changed, D deleted.
+
+    A directory in which something changed is changed itself; of what was deleted only the top is
+    listed.
+    """
+    with app.reader() as reader:
+        found = reader.changes(resolve(reader, id))
+    if app.out.json:
+        app.out.document(changes=found)
+        return
+    for change in found:
+        app.out.line(f"{_LETTERS[change.kind]} {change.path}")
+
+
+@click.command("du", cls=Command)
+@click.argument("ids", nargs=-1, metavar="[ID...]", **LAYER)
+@pass_app
+def du_command(app: App, ids: tuple[str, ...]) -> None:
+    """Say how large layers are.
+
+    OWN is what a layer holds itself, SHARED what its parents hold below it, FREES what removing it
+    would give back: nothing while it has children. Bytes are the sizes of files, hard links once.
+    Without an ID, all layers.
+    """
+    with app.reader() as reader:
+        wanted = [resolve(reader, id) for id in ids] or [x.id for x in reader.layers()]  # noqa: A001
+        own: dict[str, tuple[int, int]] = {}
+        rows: list[tuple[str, int, int, int, int]] = []
+        for layer in wanted:
+            below = [x.id for x in reader.ancestors(layer)]
+            shared = sum(_usage(reader, name, own)[0] for name in below)
+            held, inodes = _usage(reader, layer, own)
+            frees = 0 if reader.children(layer) else held
+            rows.append((layer, held, inodes, shared, frees))
+    if app.out.json:
+        names = ("id", "own", "inodes", "shared", "frees")
+        app.out.document(layers=[dict(zip(names, row, strict=True)) for row in rows])
+        return
+    app.out.table(
+        ("ID", "OWN", "INODES", "SHARED", "FREES"),
+        (
+            (layer, size(held), str(inodes), size(shared), size(frees))
+            for layer, held, inodes, shared, frees in rows
+        ),
+    )
+
+
+def _usage(reader: Reader, layer: str, known: dict[str, tuple[int, int]]) -> tuple[int, int]:
+    if layer not in known:
+        try:
+            found = reader.usage(layer)
+            known[layer] = (found.bytes, found.inodes)
+        except LayerstoreError:
+            if reader.layer(layer).damage is None:
+                raise
+            known[layer] = (0, 0)
+    return known[layer]

@@ -1,0 +1,19 @@
+"""Owns tar, in and out, for layers: `unpack` makes a directory of a stream, `pack` a stream of a
+directory; it must not know what a store is.
+
+    member    what one entry is; limits
+    source    the bytes: gzip, zstd, sha256, ratio
+    pax       extended headers and sparse maps
+    reader    headers, one entry at a time
+    place     where an entry goes
+    unpack    entries become files below a directory
+    header    entries become headers
+    pack      files below a directory become entries
+"""
+
+from layerstore.fs.archive.member import Limits, MapIds
+from layerstore.fs.archive.pack import pack
+from layerstore.fs.archive.source import Readable
+from layerstore.fs.archive.unpack import Unpacked, unpack
+
+__all__ = ["Limits", "MapIds", "Readable", "Unpacked", "pack", "unpack"]
