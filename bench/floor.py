@@ -389,6 +389,9 @@ def _row(spec: Spec) -> dict[str, Any]:
         "used": 0,
         "draining": 0,
         "damage": None,
+        "applied": 0,
+        "diff_id": None,
+        "size": None,
     }
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import attrs
 from hypothesis import strategies as st
 
-from layerstore import events as e
 from layerstore.codec import TAGS
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
@@ -34,7 +33,7 @@ def of_type(kind: Any) -> st.SearchStrategy[Any]:
 
 def instances(cls: type[Any]) -> st.SearchStrategy[Any]:
     """Instances of an event class."""
-    hints = typing.get_type_hints(cls, vars(e))
+    hints = typing.get_type_hints(cls)
     fields = {field.name: of_type(hints[field.name]) for field in attrs.fields(cls)}
     return st.builds(cls, **fields)
 

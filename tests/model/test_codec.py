@@ -12,14 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from layerstore import codec
+from layerstore import codec, home_events
 from layerstore import events as e
 from layerstore.codec import TAGS
 from layerstore.errors import JournalDamaged
 from tests.model.instances import events, instances
 
 CLASSES = sorted(
-    (cls for cls in vars(e).values() if isinstance(cls, type) and cls.__module__ == e.__name__),
+    (
+        cls
+        for cls in vars(e).values()
+        if isinstance(cls, type) and cls.__module__ in (e.__name__, home_events.__name__)
+    ),
     key=lambda cls: cls.__name__,
 )
 
@@ -132,7 +136,7 @@ def wrong_values() -> list[tuple[str, str, Any]]:
     """For each field of each class a value of another type."""
     found = []
     for tag, cls in TAGS.items():
-        hints = typing.get_type_hints(cls, vars(e))
+        hints = typing.get_type_hints(cls)
         for name, kind in hints.items():
             allowed = {kind, *typing.get_args(kind)}
             wrong: Any = ["x"] if allowed & {str, int, bool} else 5

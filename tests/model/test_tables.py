@@ -206,7 +206,7 @@ def every(cls: type[Any]) -> Iterator[Any]:
     }
     fixed |= {"labels": {}, "storage_options": {}, "depth": 1}
     choices = {}
-    for name, kind in typing.get_type_hints(cls, vars(e)).items():
+    for name, kind in typing.get_type_hints(cls).items():
         whatever = (False, True) if kind is bool else (fixed.get(name, "x"),)
         choices[name] = deciding.get(name, whatever)
     for values in itertools.product(*choices.values()):

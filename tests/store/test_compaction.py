@@ -192,7 +192,9 @@ def to_first_schema(home: Path) -> None:
     tables = connection.execute("SELECT name FROM main.sqlite_master WHERE type = 'table'")
     for (name,) in tables.fetchall():
         if name not in ("alembic_version", "sqlite_sequence"):
-            connection.execute(f"INSERT INTO main.{name} SELECT * FROM new.{name}")
+            columns = connection.execute(f"PRAGMA main.table_info({name})").fetchall()
+            names = ", ".join(f'"{column[1]}"' for column in columns)
+            connection.execute(f"INSERT INTO main.{name} SELECT {names} FROM new.{name}")
     connection.execute("DETACH new")
     connection.execute("PRAGMA journal_mode=WAL")
     connection.close()
