@@ -226,6 +226,8 @@ def killed(stage: Stage) -> None:
         env=stage.environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        # A demo that is ended while it starts this process leaves it to find nothing any more.
+        stderr=subprocess.PIPE,
         text=True,
         # Ctrl-C is for the demo alone.
         start_new_session=True,

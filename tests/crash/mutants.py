@@ -218,7 +218,7 @@ def _nobody_is_buried() -> contextlib.AbstractContextManager[None]:
             transaction.execute(sql.CLOSE_OWNER, id=owner.id, at=0)
         return Settled("released", None, "")
 
-    return _patched((recovery, "bury", bury))
+    return _patched((burial, "bury", bury))
 
 
 # --- files --------------------------------------------------------------------------------------
