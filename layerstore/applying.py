@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from layerstore import decide
+from layerstore import decide, options
 from layerstore import events as e
 from layerstore import model as m
 from layerstore.journal import Transaction
@@ -23,6 +23,7 @@ class Applying:
     if TYPE_CHECKING:  # a Store has these
         _hands: Hands
         _home: str
+        _options: options.Options
 
         def layer(self, layer: str) -> m.Layer: ...
         def _operate(self, decision: Decision) -> e.Intent | None: ...
@@ -48,7 +49,7 @@ class Applying:
 
         def decision(tx: Transaction, operation: str) -> e.Intent:
             intent = decide.apply(tx, id, home=self._home, durable=full)
-            feeds[operation] = Feed(stream, limits)
+            feeds[operation] = Feed(stream, limits, options.to_host(self._options))
             named.append(operation)
             return intent
 

@@ -18,6 +18,7 @@ from layerstore.fs import layout
 
 if TYPE_CHECKING:
     from layerstore.answers import Change
+    from layerstore.fs.archive import MapIds
     from layerstore.fs.tree import Size
 
 
@@ -53,7 +54,11 @@ class Diffs:
 
         try:
             yield from archive.pack(
-                descriptor, note=note, finish=lambda: self._check_there(layer, descriptor)
+                descriptor,
+                map_ids=self._map_ids(),
+                prefix=self._prefix(),
+                note=note,
+                finish=lambda: self._check_there(layer, descriptor),
             )
         finally:
             os.close(descriptor)
@@ -67,7 +72,8 @@ class Diffs:
 
         descriptor = self._open_content(layer, parent)
         try:
-            found = changes.of_layer(f"{self._home}/{layout.diff(layer)}", self.lower_dirs(layer))
+            content = f"{self._home}/{layout.diff(layer)}"
+            found = changes.of_layer(content, self.lower_dirs(layer), prefix=self._prefix())
             self._check_there(layer, descriptor)
         finally:
             os.close(descriptor)
@@ -88,6 +94,16 @@ class Diffs:
         finally:
             os.close(descriptor)
         return found
+
+    def _map_ids(self) -> MapIds | None:
+        """From owners on disk to those in archives; a Reader knows of no maps."""
+        return None
+
+    def _prefix(self) -> str:
+        """How this store marks its layers, whoever asks."""
+        from layerstore.fs import files, whiteout
+
+        return whiteout.namespace(files.uses_user_xattrs(self._home))
 
     def _open_content(self, layer: str, parent: str | None) -> int:
         found = self.layer(layer)

@@ -12,7 +12,7 @@ with Docker's keys.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import attrs
@@ -190,6 +190,38 @@ def root_of(maps: Iterable[IdMap]) -> int | None:
         if entry.container_id == 0:
             return entry.host_id
     return None
+
+
+def to_host(options: Options) -> Callable[[int, int], tuple[int, int]] | None:
+    """From a uid and a gid inside to those of the host; None where nothing is remapped."""
+    return _mapper(options, lambda m: (m.container_id, m.host_id))
+
+
+def to_container(options: Options) -> Callable[[int, int], tuple[int, int]] | None:
+    """From a uid and a gid of the host to those inside; None where nothing is remapped."""
+    return _mapper(options, lambda m: (m.host_id, m.container_id))
+
+
+def _mapper(
+    options: Options, ends: Callable[[IdMap], tuple[int, int]]
+) -> Callable[[int, int], tuple[int, int]] | None:
+    """It raises LookupError for an id that stands for nothing."""
+
+    def shift(maps: tuple[IdMap, ...], number: int, name: str) -> int:
+        for entry in maps:
+            begin, other = ends(entry)
+            if begin <= number < begin + entry.size:
+                return other + number - begin
+        if maps:
+            raise LookupError(f"{name} {number} stands for nothing in the {name} map")
+        return number
+
+    if not options.uid_maps and not options.gid_maps:
+        return None
+    return lambda uid, gid: (
+        shift(options.uid_maps, uid, "uid"),
+        shift(options.gid_maps, gid, "gid"),
+    )
 
 
 _KEYS: Final = (("container_id", "ContainerID"), ("host_id", "HostID"), ("size", "Size"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal, Self, overload
 
@@ -374,6 +374,9 @@ class Store(compaction.Compacting, Keeping, Applying):
 
     def _durability(self) -> str:
         return "full" if self._hands.full else "process"
+
+    def _map_ids(self) -> Callable[[int, int], tuple[int, int]] | None:
+        return o.to_container(self._options)
 
     def _own_warnings(self) -> tuple[str, ...]:
         return tuple(self._options.warnings())

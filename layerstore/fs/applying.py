@@ -5,24 +5,16 @@ decide when, nor publish it.
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
-import struct
 from typing import Final
 
 import attrs
 
-from layerstore.fs import archive, durable, files, layout, syscalls, tree
+from layerstore.fs import archive, durable, files, layout, quota, syscalls, tree, whiteout
 from layerstore.fs.steps import Performed, Unpack
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_GET_PROJECT: Final = 0x801C581F
-_SET_PROJECT: Final = 0x401C5820
-_FSXATTR: Final = struct.Struct("=IIIII8s")
-"""linux/fs.h: flags, extent size, extents, project, copy-on-write extent size."""
-_NO_PROJECTS: Final = frozenset({errno.ENOTTY, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM})
 
 
 @attrs.frozen
@@ -31,6 +23,7 @@ class Feed:
 
     stream: archive.Readable
     limits: archive.Limits | None = None
+    map_ids: archive.MapIds | None = None
 
 
 def unpack(home: str, step: Unpack, feed: Feed, performed: Performed) -> None:
@@ -47,10 +40,19 @@ def unpack(home: str, step: Unpack, feed: Feed, performed: Performed) -> None:
         old = _open(stack, f"{home}/{layout.diff(step.layer)}")
         new = _open(stack, f"{stage}/{layout.DIFF}")
         status = os.fstat(old)
-        copy_project(old, new)
+        project = quota.project_of(f"{home}/{layout.diff(step.layer)}")
+        if project is not None and project.id:  # the kernel does not rename across projects
+            quota.set_project(f"{stage}/{layout.DIFF}", project.id)
         os.fchown(new, status.st_uid, status.st_gid)
         os.fchmod(new, status.st_mode & 0o7777)
-        found = archive.unpack(feed.stream, new, base=step.base, limits=feed.limits)
+        found = archive.unpack(
+            feed.stream,
+            new,
+            base=step.base,
+            map_ids=feed.map_ids,
+            limits=feed.limits,
+            prefix=whiteout.namespace(files.uses_user_xattrs(home)),
+        )
         performed.size, performed.diff_id = found.size, found.diff_id
         empty = files.is_empty(f"{stage}/{layout.DIFF}")
         text = json.dumps({"size": found.size, "diff_id": found.diff_id, "empty": empty})
@@ -74,24 +76,6 @@ def recall(home: str, step: Unpack, performed: Performed) -> None:
     performed.size = (
         size if isinstance(size, int) else tree.tree_size(f"{home}/{layout.diff(step.layer)}").bytes
     )
-
-
-def copy_project(source: int, target: int) -> None:
-    """Give a directory the project of another one, and have what comes into it inherit that.
-
-    Without it the kernel refuses to rename across projects.
-    """
-    try:
-        data = fcntl.ioctl(source, _GET_PROJECT, bytes(_FSXATTR.size))
-    except OSError as error:
-        if error.errno in _NO_PROJECTS:
-            return
-        raise
-    flags, _, _, project, _, _ = _FSXATTR.unpack(data)
-    if project:
-        mine = list(_FSXATTR.unpack(fcntl.ioctl(target, _GET_PROJECT, bytes(_FSXATTR.size))))
-        mine[0], mine[3] = flags, project
-        fcntl.ioctl(target, _SET_PROJECT, _FSXATTR.pack(*mine))
 
 
 def _open(stack: contextlib.ExitStack, path: str) -> int:

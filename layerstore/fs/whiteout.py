@@ -13,6 +13,8 @@ import os
 import stat
 from typing import Final
 
+from layerstore.fs.namespaces import in_user_namespace
+
 PREFIX: Final = b".wh."
 """How the name of an entry begins that stands for a whiteout in an archive."""
 META: Final = b".wh..wh."
@@ -27,21 +29,11 @@ ELSEWHERE: Final = {
 """Of overlayfs's xattrs, those without which a file is not what it seems, and why."""
 _KEPT: Final = ("user.", "security.capability", "security.ima")
 _NO_XATTR: Final = frozenset({errno.ENODATA, errno.EOPNOTSUPP})
-_WHOLE_NAMESPACE: Final = ["0", "0", "4294967295"]
 
 
-def in_user_namespace() -> bool:
-    """Whether this process is in a user namespace other than the first."""
-    try:
-        with open("/proc/self/uid_map", encoding="ascii") as file:
-            return file.read().split() != _WHOLE_NAMESPACE
-    except FileNotFoundError:
-        return False  # a kernel without user namespaces
-
-
-def namespace() -> str:
-    """How the names of overlayfs's xattrs begin for mounts that this process makes."""
-    return USER if in_user_namespace() else TRUSTED
+def namespace(user: bool | None = None) -> str:
+    """How the names of overlayfs's xattrs begin: `user.` or not, by default as this process mounts."""
+    return USER if (in_user_namespace() if user is None else user) else TRUSTED
 
 
 def is_whiteout(status: os.stat_result) -> bool:

@@ -98,6 +98,36 @@ def test_an_archive_becomes_the_content_of_a_layer(home: Path) -> None:
         assert (9, 4) == (reader.usage("base").bytes, reader.usage("base").inodes)
 
 
+def test_owners_go_through_the_maps_and_back(home: Path) -> None:
+    """What is root's in an archive is the mapped root's on disk, and root's again in the diff."""
+    maps = ["0:100000:65536"]
+    with Store.open(home, uid_maps=maps, gid_maps=maps) as store:
+        store.create("base")
+        store.apply_diff("base", io.BytesIO(ARCHIVE))
+        for path in (home / "base" / "diff").rglob("*"):
+            assert (100000, 100000) == (path.lstat().st_uid, path.lstat().st_gid)
+        assert ARCHIVE == b"".join(store.diff("base"))
+        store.create("strange")
+        with pytest.raises(InvalidArchive, match="not mapped"):
+            store.apply_diff("strange", io.BytesIO(entry("f", uid=b"0210560\x00") + END))
+
+
+def test_the_store_decides_how_its_layers_are_marked(home: Path) -> None:
+    """In one that was made in a user namespace root, too, marks and reads `user.overlay.*`."""
+    (home / layout.USER_XATTRS).touch()
+    with Store.open(home) as store:
+        store.create("base")
+        store.apply_diff("base", io.BytesIO(ARCHIVE))
+        store.create("child", parent="base")
+        hiding = entry("d/", kind=b"5", mode=0o755) + entry("d/.wh..wh..opq") + END
+        store.apply_diff("child", io.BytesIO(hiding))
+        assert b"y" == os.getxattr(home / "child" / "diff" / "d", "user.overlay.opaque")
+        with store.mounted("child") as path:
+            assert [] == os.listdir(path / "d")
+        assert b"d/.wh..wh..opq" in b"".join(store.diff("child"))
+        assert "/d/f" in [change.path for change in store.changes("child")]
+
+
 def test_the_directory_keeps_owner_and_mode(home: Path) -> None:
     """What the layer's `diff` had of its own is not the archive's business."""
     with Store.open(home) as store:
