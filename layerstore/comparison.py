@@ -254,7 +254,7 @@ def _unless_known(
         tx.require_idle(intent.layer)
         if tx.operation(name.partition("-")[0]) is not None:
             return None
-        project = projects.taken_by(tx, intent.layer)
+        project = tx.project(intent.layer)[0]
         return attrs.evolve(intent, project=project or projects.found_at(tx, home, intent.layer)[0])
 
     return decision

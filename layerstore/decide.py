@@ -207,8 +207,7 @@ def get(
     label = wanted.mount_label or found.mount_label
     if label:
         _require_selinux(layer, label)
-    row = tx.one(sql.SELECT_PROJECT, layer=layer)
-    project, size = (0, 0) if row is None else (row[0], row[2])
+    project, size = tx.project(layer)
     return e.LayerMountIntended(
         layer=layer,
         link=found.link,

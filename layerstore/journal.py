@@ -95,6 +95,11 @@ class Transaction:
         row = self.one(sql.SELECT_LAYER, id=layer)
         return None if row is None else rows.layer(row)
 
+    def project(self, layer: str) -> tuple[int, int]:
+        """The project id and the limit of a layer, or of what lies in the trash; 0 where it has none."""
+        row = self.one(sql.SELECT_PROJECT, layer=layer)
+        return (0, 0) if row is None else (row[0], row[2])
+
     def operation(self, operation: str) -> m.Operation | None:
         row = self.one(sql.SELECT_OPERATION, operation=operation)
         return None if row is None else rows.operation(row)

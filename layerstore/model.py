@@ -106,6 +106,10 @@ class Verb(StrEnum):
     APPLY = "apply"
 
 
+TAKING_ROOM: Final = frozenset({Verb.CREATE, Verb.MOUNT, Verb.APPLY})
+"""What is kept for a full disk is not for these, but for all others, and for undoing these."""
+
+
 class Durability(StrEnum):
     """`full`: acknowledged work survives a power cut. `process`: it survives the process only."""
 

@@ -49,12 +49,6 @@ def allocate(tx: Transaction, home: str, store_id: str) -> int:
     )
 
 
-def taken_by(tx: Transaction, layer: str) -> int:
-    """The id of a layer, or of what lies in the trash; 0 if it has none."""
-    row = tx.one(sql.SELECT_PROJECT, layer=layer)
-    return 0 if row is None else int(row[0])
-
-
 def found_at(tx: Transaction, home: str, layer: str) -> tuple[int, int]:
     """The id and the limit of a directory that no row tells of; (0, 0) where it has none of its own."""
     above = quota.project_of(home)

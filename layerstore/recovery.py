@@ -12,7 +12,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import attrs
 
@@ -33,8 +33,6 @@ _NORMAL = frozenset({m.Verb.MOUNT, m.Verb.UNMOUNT, m.Verb.EMPTY})
 """Verbs whose outcome need not survive a power cut: no mount does, and emptying can be repeated."""
 
 
-_TAKING: Final = (e.LayerCreateIntended, e.LayerMountIntended)
-"""What takes room: the ballast is not for them, but for ending them."""
 T = TypeVar("T")
 
 
@@ -142,7 +140,8 @@ def run(hands: Hands, decision: Decision) -> e.Intent | None:
     hands.start()
     try:
         hands.with_room(
-            attempt, may_release=lambda: not decided or not isinstance(decided[0][1], _TAKING)
+            attempt,
+            may_release=lambda: not decided or state.verb_of(decided[0][1]) not in m.TAKING_ROOM,
         )
         if not decided:
             return None
@@ -177,9 +176,7 @@ def conclude(
 
     def and_empty(transaction: Transaction) -> None:
         nonlocal trash
-        row = transaction.one(sql.SELECT_PROJECT, layer=trash.layer)
-        if row is not None:
-            trash = attrs.evolve(trash, project=row[0])
+        trash = attrs.evolve(trash, project=transaction.project(trash.layer)[0])
         transaction.append(trash, operation=emptying)
 
     removed = isinstance(outcome, e.LayerRemoved | e.LayerApplied)

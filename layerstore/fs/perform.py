@@ -23,6 +23,7 @@ from layerstore.errors import (
 from layerstore.fs import ballast, durable, files, layout, mount, mountinfo, namespaces, syscalls
 from layerstore.fs import steps as s
 from layerstore.fs.trace import trace
+from layerstore.model import TAKING_ROOM
 
 
 class Performer:
@@ -40,7 +41,7 @@ class Performer:
         for index, step in enumerate(steps):
             point = f"{name}:{index}:{type(step).__name__}"
             trace(f"{point}:before")
-            self._perform(step, performed, first, name not in _TAKING)
+            self._perform(step, performed, first, name not in TAKING_ROOM)
             trace(f"{point}:after")
         return performed
 
@@ -316,8 +317,6 @@ class Performer:
         return ", ".join(f"process {user.pid} ({user.command}, {user.how})" for user in users[:4])
 
 
-_TAKING: Final = ("create", "mount")
-"""Runs of steps that take room. The ballast is for all others, and for undoing these."""
 _STACKED: Final = 16
 """Mounts on top of each other on one mountpoint that are taken off in one step."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import io
 import os
 import struct
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from layerstore.db import statements as sql
 from layerstore.errors import Busy, DiskFull, UnknownLayer, WritesRefused
 from layerstore.fs import ballast, durable, layout
 from layerstore.reader import Reader
+from tests.fs.archive.trees import END, entry
 from tests.store.support import (
     Worker,
     WorkerError,
@@ -395,3 +397,16 @@ def test_a_rebuild_is_another_way_out(broken: Store, home: Path) -> None:
     assert not os.path.lexists(home / layout.SUSPECT)
     with Store.open(home) as store:
         assert ["p"] == [layer.id for layer in store.layers()]
+
+
+def test_an_archive_has_no_share_in_what_is_kept(full: Full) -> None:
+    """An apply without room fails whole and says so; the ballast stays for what frees some."""
+    with Store.open(full.home) as store:
+        full.fill()
+        kept = store.status().ballast
+        with pytest.raises(DiskFull):
+            store.apply_diff("other-0", io.BytesIO(entry("file", bytes(8 << 20)) + END))
+        assert kept == store.status().ballast
+        assert [] == os.listdir(full.home / "other-0" / "diff")
+        check_settled(store)
+        store.remove("other-0")
