@@ -71,13 +71,9 @@ class Chronicle:
         """In a forked child: leave everything as it is, for the parent."""
         self._database.leak()
 
-    def select(self, query: str) -> engine.Rows:
+    def select(self, query: str, **parameters: Any) -> engine.Rows:
         """Rows of a query, for the audit. It cannot change anything: the connection is read-only."""
-        return self._read(query)
-
-    def ask(self, statement: str, **parameters: Any) -> engine.Rows:
-        """The same for one of the packaged statements."""
-        return self._read(statement, **parameters)
+        return self._read(query, **parameters)
 
     # --- the journal ----------------------------------------------------------------------------
 

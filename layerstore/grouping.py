@@ -60,13 +60,13 @@ class Grouping:
         self._led = False
         """Somebody leads: whoever comes now gets in line."""
 
-    @contextlib.contextmanager
-    def write(self, *, full: bool) -> Iterator[engine.Connection]:
+    def write(self, *, full: bool) -> contextlib.AbstractContextManager[engine.Connection]:
         """A transaction, or a part in one: committed at the end, alone or with others; `full` synced."""
-        if threading.current_thread() is threading.main_thread():
-            with self._database.write(full=full) as connection:
-                yield connection
-            return
+        alone = threading.current_thread() is threading.main_thread()
+        return self._database.write(full=full) if alone else self._in_line(full=full)
+
+    @contextlib.contextmanager
+    def _in_line(self, *, full: bool) -> Iterator[engine.Connection]:
         part = _Part(full=full)
         with self._lock:
             waits, self._led = self._led, True

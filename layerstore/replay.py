@@ -112,15 +112,6 @@ def differences(
                     yield table, other, False
 
 
-def state_at(entries: Iterable[answers.Entry], seq: int) -> answers.State:
-    """The store after event `seq`, from a journal that is whole."""
-    connection = replay(entries, last=seq)
-    try:
-        return state_of(connection, seq)
-    finally:
-        connection.close()
-
-
 def state_of(connection: engine.Connection, seq: int) -> answers.State:
     """A folded database as a value, as the store answered then: a layer that was being made is no
     layer yet, only an operation. Who took a hold is not told: owners are no part of the fold.

@@ -37,11 +37,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
-def heard_hangups() -> Iterator[None]:
-    """SIGHUP means something to the children, also where these tests run under nohup."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+def heard_signals() -> Iterator[None]:
+    """SIGHUP and SIGINT mean something to the children, also under nohup and in the background."""
+    before = (
+        (signal.SIGHUP, signal.signal(signal.SIGHUP, signal.SIG_DFL)),
+        (signal.SIGINT, signal.signal(signal.SIGINT, signal.default_int_handler)),
+    )
     yield
-    signal.signal(signal.SIGHUP, before)
+    for number, handler in before:
+        signal.signal(number, handler)
 
 
 def in_private_namespace() -> bool:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def check(view: View, *, whole: bool) -> Iterator[m.Finding]:
     """Gaps and leftovers; with `whole` also the content of each archive."""
-    cut = archives.cut_of(view.reader.ask)
+    cut = archives.cut_of(view.reader.select)
     kept = archives.counted(view.home, cut)
     yield from _gaps(view, kept, cut)
     yield from _leftovers(view, cut)
@@ -104,7 +104,7 @@ def _problems(view: View, archive: Archive, after: Archive | None, cut: int) -> 
 
 def _known_ids(view: View) -> set[str]:
     """Of this store, and of those that it is a copy of: a copy has their archives."""
-    meta = {row[0]: row[1] for row in view.reader.ask(sql.SELECT_META)}
+    meta = {row[0]: row[1] for row in view.reader.select(sql.SELECT_META)}
     return {meta["store_id"], *meta.get(place.FORMER_IDS, "").split()}
 
 
@@ -122,7 +122,7 @@ def _fold(database: Frozen, archive: Archive) -> list[Part]:
 def _beginning(view: View, after: Archive | None, cut: int) -> list[Part] | None:
     """The snapshot that follows an archive, in the form of `_fold`; None if it is another by now."""
     if after is None:
-        parts = archives.parts_of(view.reader.ask, of=cut)
+        parts = archives.parts_of(view.reader.select, of=cut)
     else:
         database = after.open()
         try:

@@ -20,35 +20,78 @@ FEW_INODES: Final = 20_000
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
-_Tell = tuple[str, Callable[[probe.Capabilities], bool], str, str]
+_Tell = tuple[str, Callable[[probe.Capabilities], bool], str, tuple[Gravity, str, str]]
 _MEANS: Final[tuple[_Tell, ...]] = (
     (
         "types of entries",
         lambda found: found.d_type,
-        "directories do not tell the types of their entries",
-        "Overlays need it. An XFS has to be made with ftype=1.",
+        "work",
+        (
+            Gravity.PROBLEM,
+            "directories do not tell the types of their entries",
+            "Overlays need it. An XFS has to be made with ftype=1.",
+        ),
     ),
     (
         "opaque directories",
         lambda found: found.opaque,
-        "a directory cannot be marked as hiding what lies below it",
-        "Layers that replace a directory would show the old one. In a user namespace a tmpfs needs "
-        "Linux 6.6, other file systems 5.11.",
+        "work",
+        (
+            Gravity.PROBLEM,
+            "a directory cannot be marked as hiding what lies below it",
+            "Layers that replace a directory would show the old one. In a user namespace a tmpfs "
+            "needs Linux 6.6, other file systems 5.11.",
+        ),
     ),
     (
         "busy uppers",
         lambda found: found.upper_probe,
-        "the kernel does not tell whether a layer is mounted already",
-        "Two mounts of one layer would destroy it, so no store can be made here. Take ext4, XFS, "
-        "btrfs or tmpfs.",
+        "work",
+        (
+            Gravity.PROBLEM,
+            "the kernel does not tell whether a layer is mounted already",
+            "Two mounts of one layer would destroy it, so no store can be made here. Take ext4, "
+            "XFS, btrfs or tmpfs.",
+        ),
     ),
     (
         "renames",
         lambda found: found.rename_noreplace,
-        "it cannot rename without replacing",
-        "A layer is published by such a rename. Take ext4, XFS, btrfs or tmpfs.",
+        "work",
+        (
+            Gravity.PROBLEM,
+            "it cannot rename without replacing",
+            "A layer is published by such a rename. Take ext4, XFS, btrfs or tmpfs.",
+        ),
+    ),
+    (
+        "native diff",
+        lambda found: found.native_diff,
+        "an upper holds its layer's whole difference",
+        (
+            Gravity.NOTE,
+            "an upper does not hold its layer's whole difference",
+            "Differences are found by comparing, which is slower.",
+        ),
+    ),
+    (
+        "lowerdir+",
+        lambda found: found.lowerdir_plus,
+        "the kernel takes lowers one by one",
+        (
+            Gravity.NOTE,
+            "the kernel takes all lowers in one page only",
+            "About 128 layers can be stacked; Linux 6.7 takes 500.",
+        ),
+    ),
+    (
+        "statmount",
+        lambda found: found.statmount,
+        "the kernel tells of one mount",
+        (Gravity.NOTE, "the kernel lacks it", "Linux 6.8 has it."),
     ),
 )
+"""A name, whether it is so, what is said if it is, and the gravity, words and advice if not."""
 
 
 def examine(home: Path, *, is_store: bool) -> Iterator[Check]:
@@ -112,36 +155,8 @@ def _tried(found: probe.Capabilities) -> Iterator[Check]:
         )
         return
     yield Check("overlay", Gravity.FINE, f"two lowers and an upper were mounted, marks are {marks}")
-    for name, holds, otherwise, advice in _MEANS:
-        if holds(found):
-            yield Check(name, Gravity.FINE, "work")
-        else:
-            yield Check(name, Gravity.PROBLEM, otherwise, advice)
-    yield (
-        Check("native diff", Gravity.FINE, "an upper holds its layer's whole difference")
-        if found.native_diff
-        else Check(
-            "native diff",
-            Gravity.NOTE,
-            "an upper does not hold its layer's whole difference",
-            "Differences are found by comparing, which is slower.",
-        )
-    )
-    yield (
-        Check("lowerdir+", Gravity.FINE, "the kernel takes lowers one by one")
-        if found.lowerdir_plus
-        else Check(
-            "lowerdir+",
-            Gravity.NOTE,
-            "the kernel takes all lowers in one page only",
-            "About 128 layers can be stacked; Linux 6.7 takes 500.",
-        )
-    )
-    yield (
-        Check("statmount", Gravity.FINE, "the kernel tells of one mount")
-        if found.statmount
-        else Check("statmount", Gravity.NOTE, "the kernel lacks it", "Linux 6.8 has it.")
-    )
+    for name, holds, fine, bad in _MEANS:
+        yield Check(name, Gravity.FINE, fine) if holds(found) else Check(name, *bad)
 
 
 def _locks(scratch: Path) -> Check:

@@ -295,6 +295,7 @@ def test_history_remembers_what_is_gone(stacked: Program) -> None:
     stacked("history", "never-was", code=1)
 
 
+@pytest.mark.usefixtures("heard_signals")
 def test_log_follows(stacked: Program) -> None:
     """log --follow prints events as they come, and ends with 130 when interrupted."""
     with subprocess.Popen(

@@ -264,6 +264,7 @@ def test_what_recovery_did_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.usefixtures("heard_signals")
 def test_interrupt_of_a_real_process(tmp_path: Path) -> None:
     """SIGINT to the program that waits ends it with 130, without a traceback."""
     code = (

@@ -18,7 +18,7 @@ from layerstore import Reader, Store
 from tests.cli.running import PROGRAM, Program, environment, run
 from tests.store.support import Worker, check_settled, mounted, until
 
-pytestmark = [pytest.mark.root, pytest.mark.usefixtures("heard_hangups")]
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("heard_signals")]
 
 CODES = {signal.SIGTERM: 143, signal.SIGHUP: 129}
 PATIENCE = 30

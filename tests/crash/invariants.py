@@ -222,7 +222,7 @@ def _check_past(reader: Reader) -> None:
     seqs = [row["seq"] for row in reader.rows()]
     whole = list(range(seqs[0], reader.last_seq() + 1))
     require(seqs == whole, f"the journal has the events {seqs}")
-    kept = archives.counted(str(reader.home), archives.cut_of(reader.ask))
+    kept = archives.counted(str(reader.home), archives.cut_of(reader.select))
     if kept:
         require(kept[0].first == seqs[0], f"the oldest archive is {kept[0].path}")
         reader.state_at(kept[0].first)

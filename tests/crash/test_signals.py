@@ -20,7 +20,7 @@ from tests.crash.invariants import Violation, check, mounts_below
 from tests.crash.model import Create, Facts, Get, Initialize, Live, Open, Put, Remove, State, ladder
 from tests.crash.model import Verb as Step
 
-pytestmark = [pytest.mark.crash, pytest.mark.root, pytest.mark.usefixtures("heard_hangups")]
+pytestmark = [pytest.mark.crash, pytest.mark.root, pytest.mark.usefixtures("heard_signals")]
 
 TEMPLATE: tuple[Step, ...] = (
     Initialize(),

@@ -46,3 +46,13 @@ def ext4(bare: Path) -> Path:
     run("mkfs.ext4", "-q", "-F", image)
     run("mount", "-o", "loop", image, point)
     return point
+
+
+@pytest.fixture
+def pair(home: Path) -> Path:
+    """A closed store with a base layer `p` and its child `c`."""
+    with Store.open(home) as store:
+        store.create("p", labels={"k": "v"})
+        store.create("c", parent="p")
+        (home / "p/diff/p").write_text("p")
+    return home

@@ -245,3 +245,16 @@ def check_settled(store: Store) -> None:
     """Nothing is in flight, and journal, index, tree and mounts agree."""
     assert () == store.operations()
     assert [] == findings(store.home)
+
+
+def apart(work: Callable[[], Any]) -> int:
+    """Do something in a forked child; its wait status."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitpid(pid, 0)[1]

@@ -18,19 +18,9 @@ from layerstore.fs import layout
 from layerstore.journal import MARK_STEP
 from layerstore.testing import dying_at, points
 from tests.cli.running import Program
-from tests.store.support import Worker, check_settled, mounted, run, snapshot
+from tests.store.support import Worker, apart, check_settled, mounted, run, snapshot
 
 pytestmark = pytest.mark.root
-
-
-@pytest.fixture
-def pair(home: Path) -> Path:
-    """A closed store with a base layer `p` and its child `c`."""
-    with Store.open(home) as store:
-        store.create("p", labels={"k": "v"})
-        store.create("c", parent="p")
-        (home / "p/diff/p").write_text("p")
-    return home
 
 
 def saved(home: Path, name: str = "saved.db") -> Path:
@@ -49,19 +39,6 @@ def ids(home: Path) -> list[str]:
 def own_names(home: Path) -> set[str]:
     """What lies in the store's own directory, but for the files of SQLite's that come and go."""
     return {name for name in os.listdir(home / layout.OWN) if not name.startswith("journal.db-")}
-
-
-def apart(work: Callable[[], Any]) -> int:
-    """Do something in a forked child; its wait status."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitpid(pid, 0)[1]
 
 
 def value(path: Path, query: str) -> Any:

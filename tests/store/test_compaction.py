@@ -601,7 +601,7 @@ def test_large_snapshots_come_in_parts(home: Path) -> None:
                 event = compaction_event(layer, link)
                 tx.append(event)
         store.compact(keep=10)
-        parts = archives.parts_of(store.ask)
+        parts = archives.parts_of(store.select)
         assert parts is not None and len(parts) > archives._PARTS
         assert 4_000 == len(store.state_at(store.last_seq()).layers)
         store.compact(keep=0)

@@ -23,19 +23,9 @@ from layerstore.errors import InvalidArgument, LayerstoreError, Refused, StoreCo
 from layerstore.fs import layout
 from layerstore.testing import die, dying_at, hooked, points
 from tests.cli.running import Program
-from tests.store.support import Worker, check_settled, links, mounted, run, snapshot
+from tests.store.support import Worker, apart, check_settled, links, mounted, run, snapshot
 
 pytestmark = pytest.mark.root
-
-
-@pytest.fixture
-def pair(home: Path) -> Path:
-    """A closed store with a base layer `p` and its child `c`."""
-    with Store.open(home) as store:
-        store.create("p", labels={"k": "v"})
-        store.create("c", parent="p")
-        (home / "p/diff/p").write_text("p")
-    return home
 
 
 def copied(home: Path, to: Path) -> Path:
@@ -59,19 +49,6 @@ def own(home: Path) -> dict[str, bytes]:
     """The store's own files, but for those that SQLite makes for any connection."""
     names = ("journal.db", "place.json", "store.json", "store.lock", "probes.json")
     return {name: (home / layout.OWN / name).read_bytes() for name in names}
-
-
-def apart(work: Callable[[], Any]) -> int:
-    """Do something in a forked child; its wait status."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitpid(pid, 0)[1]
 
 
 # --- the same store -----------------------------------------------------------------------------
@@ -123,14 +100,15 @@ def test_a_reboot_makes_no_copy(disk: Path, bare: Path) -> None:
         store.create("p")
         store.create("c", parent="p")
     before = os.stat(home).st_dev
-    run("umount", disk)
-    with (bare / "first.img").open("xb") as file:
-        file.truncate(8 << 20)
-    # Another image takes the loop device that this one had.
-    run("mkfs.ext4", "-q", "-F", bare / "first.img")
-    (bare / "first").mkdir()
-    run("mount", "-o", "loop", bare / "first.img", bare / "first")
-    run("mount", "-o", "loop", bare / "disk.img", disk)
+    # Another loop device than the one that it still has.
+    device = subprocess.check_output(
+        ["losetup", "--find", "--show", bare / "disk.img"], text=True
+    ).strip()
+    try:
+        run("umount", disk)
+        run("mount", device, disk)
+    finally:
+        run("losetup", "--detach", device)  # once it is not mounted any more
     if "btrfs" not in Path("/proc/self/mountinfo").read_text():
         assert before != os.stat(home).st_dev
     with Store.open(home) as store:
