@@ -12,6 +12,7 @@ import re
 import shutil
 import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import pytest
 
 pytest_plugins = ("tests.crash.summary",)
 
+CLONE_NEWNS = 0x00020000
 MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
 
@@ -34,6 +36,20 @@ def pytest_configure(config: pytest.Config) -> None:
             "    unshare --mount --propagation private",
             returncode=pytest.ExitCode.USAGE_ERROR,
         )
+    if os.geteuid() == 0 and hasattr(config, "workerinput"):
+        leave_the_others()
+
+
+def leave_the_others() -> None:
+    """Give this worker a mount namespace of its own.
+
+    A test that makes a namespace copies every mount into it, and keeps the overlays of the other
+    workers' tests alive there: their uppers would stay in use, for no reason that they can see.
+    """
+    assert threading.current_thread() is threading.main_thread()
+    if libc.unshare(CLONE_NEWNS) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
 
 
 @pytest.fixture

@@ -261,6 +261,9 @@ class Performer:
             return  # what is not there is not in use
         os.makedirs(scratch, exist_ok=True)
         free = upper.upper_is_free(diff, scratch)
+        if not free and not self._users(step.layer):
+            # Nobody to blame: a namespace that was copied and is ending, or a process that is dying.
+            free = upper.upper_is_free(diff, scratch, wait=_UNSEEN)
         os.rmdir(scratch)
         if not free:
             raise UpperBusy(step.layer, self._explain(step.layer))
@@ -316,6 +319,9 @@ class Performer:
             return "by a process that is not to be seen from here, in another pid namespace perhaps"
         return ", ".join(f"process {user.pid} ({user.command}, {user.how})" for user in users[:4])
 
+
+_UNSEEN: Final = 1.0
+"""Seconds that an upper may stay in use by nobody who can be seen."""
 
 _STACKED: Final = 16
 """Mounts on top of each other on one mountpoint that are taken off in one step."""

@@ -10,6 +10,8 @@ import contextlib
 import os
 import re
 import shutil
+import socket
+import threading
 import time
 from pathlib import Path
 
@@ -159,6 +161,24 @@ def test_detached_mount_with_an_open_file_is_still_a_mount(pair):
     os.close(descriptor)
     with pair.mounted("c") as path:
         assert "written late" == (path / "open").read_text()
+
+
+def test_a_user_that_nobody_can_see_is_waited_for(pair):
+    """What dies by itself in a moment, as a process that was killed does, refuses no get."""
+    path = pair.get("c")
+    near, far = socket.socketpair()
+    descriptor = os.open(path, os.O_RDONLY)
+    socket.send_fds(near, [b"x"], [descriptor])  # in flight it is in no process's table
+    os.close(descriptor)
+    pair.put("c")
+    assert pair.layer("c").draining
+    releasing = threading.Timer(0.3, far.close)
+    releasing.start()
+    began = time.monotonic()
+    assert pair.get("c").is_mount()
+    assert time.monotonic() - began > 0.2
+    releasing.join()
+    near.close()
 
 
 def test_lost_put_of_a_detached_mount_is_still_a_mount(pair, worker):
