@@ -295,6 +295,7 @@ def settle(hands: recovery.Hands, *, insist: bool = False) -> list[m.Settled]:
     owners = [rows.owner(row) for row in hands.journal.database.read(sql.SELECT_OPEN_OWNERS)]
     others = [owner for owner in owners if owner.id != me.owner]
     dead = [owner for owner in others if not hands.is_alive(owner.id)]
+    hands.ask_for_errors(owner.id for owner in dead)
     settled = list(copies.settle(hands))
     settled += recovery.settle_operations(hands, insist=insist)
     mount_id = mountinfo.mount_id(hands.home)

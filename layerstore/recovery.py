@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import attrs
@@ -51,6 +51,8 @@ class Hands:
     """Notified when an operation leaves `active`."""
     thread: threading.local = attrs.Factory(threading.local)
     """`inside`: this thread is inside an operation."""
+    survived: set[str] = attrs.Factory(set)
+    """Dead owners after whose errors the file system was asked."""
 
     @contextlib.contextmanager
     def working_on(self, operation: str) -> Iterator[bool]:
@@ -87,6 +89,24 @@ class Hands:
         if owner == self.journal.author.owner:
             return True
         return locks.is_alive(f"{self.home}/{layout.owner_lock(owner)}")
+
+    def ask_for_errors(self, owners: Iterable[str]) -> None:
+        """Refuse to write where an owner that is dead met an I/O error that it left no mark about.
+
+        It may have been killed while it waited for the sync that failed. The sync of a file tells an
+        error to those who have the file open; that of the whole file system tells it once more, to the
+        first who opens something and asks (errseq_t in the kernel's documentation).
+        """
+        dead = {owner for owner in owners if not self.is_alive(owner)} - self.survived
+        if not self.full or not dead:
+            return
+        try:
+            perform.sync_file_system(self.home)
+        except SyncFailed as error:
+            why = f"a process that is dead now met an I/O error ({error})"
+            self.journal.database.refuse(why)
+            raise WritesRefused(why) from error
+        self.survived |= dead
 
 
 def new_link() -> m.LinkId:
@@ -259,7 +279,10 @@ def in_short(error: BaseException) -> str:
 def settle(hands: Hands, operation: m.Operation) -> m.Settled | None:
     """Claim an operation that nobody is at, and end it. None: somebody else is at it."""
     with hands.working_on(operation.id) as mine:
-        if not mine or not hands.with_room(lambda: hands.journal.claim(operation)):
+        if not mine:
+            return None
+        hands.ask_for_errors([operation.owner])
+        if not hands.with_room(lambda: hands.journal.claim(operation)):
             return None
         try:
             trace("settle:claim:after")

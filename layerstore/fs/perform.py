@@ -130,15 +130,7 @@ class Performer:
         durable.sync_directory(self.path(step.path))
 
     def _sync_file_system(self, _: s.SyncFileSystem, __: s.Performed, ___: bool) -> None:
-        descriptor = os.open(self._home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            syscalls.syncfs(descriptor)
-        except OSError as error:
-            raise durable.SyncFailed(
-                error.errno, f"cannot be synced: {error.strerror}", self._home
-            ) from error
-        finally:
-            os.close(descriptor)
+        sync_file_system(self._home)
 
     def _make_symlink(self, step: s.MakeSymlink, _: s.Performed, __: bool) -> None:
         path = self.path(step.path)
@@ -318,6 +310,19 @@ class Performer:
         if not users:
             return "by a process that is not to be seen from here, in another pid namespace perhaps"
         return ", ".join(f"process {user.pid} ({user.command}, {user.how})" for user in users[:4])
+
+
+def sync_file_system(home: str) -> None:
+    """Write everything on the home's file system; raise SyncFailed for what could not be written."""
+    descriptor = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        syscalls.syncfs(descriptor)
+    except OSError as error:
+        raise durable.SyncFailed(
+            error.errno, f"cannot be synced: {error.strerror}", home
+        ) from error
+    finally:
+        os.close(descriptor)
 
 
 _UNSEEN: Final = 1.0

@@ -161,9 +161,10 @@ def points_of(action: Callable[[], Any]) -> list[str]:
     return seen
 
 
-def run(*command: str | Path) -> None:
-    """Run a program that must succeed."""
-    subprocess.run([str(part) for part in command], check=True, capture_output=True)
+def run(*command: str | Path) -> str:
+    """Run a program that must succeed; what it printed."""
+    words = [str(part) for part in command]
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout
 
 
 def mode(path: Path) -> int:

@@ -164,6 +164,7 @@ def test_what_a_full_disk_refuses_it_refuses_whole(full: Full) -> None:
 
 
 @pytest.mark.crash
+@pytest.mark.campaign
 def test_a_thousand_removes_on_a_full_disk(bare: Path) -> None:
     """While somebody takes every byte that they free, a thousand removes go through."""
     place = Full(_loop(bare, "ext4", 128), small=True)
