@@ -101,6 +101,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if shutil.which("strace") is None:
         unable["strace"] = "needs strace"
     for item in items:
+        if item.get_closest_marker("campaign") and not item.get_closest_marker("crash"):
+            raise pytest.UsageError(f"{item.nodeid}: a campaign is marked as `crash`, too")
         for name, reason in unable.items():
             if item.get_closest_marker(name):
                 item.add_marker(pytest.mark.skip(reason=reason))

@@ -29,7 +29,7 @@ from typing import Any
 
 import attrs
 
-from layerstore import Reader, Store
+from layerstore import Reader, Store, archives
 from layerstore.db import wal
 from layerstore.errors import Busy
 from layerstore.fs import layout, mountinfo
@@ -56,6 +56,8 @@ WORKERS = 4
 LAYERS = 5
 """So many layers a worker keeps."""
 SHARED = tuple(f"shared{number}" for number in range(4))
+COMPACT_ABOVE = 500
+"""Events in the database: whoever is there compacts it, and may be killed at that, too."""
 TERMINATED = 143
 """How a worker exits that was told to end."""
 PATIENCE = 120
@@ -168,11 +170,13 @@ def _may_wait(verb: Verb) -> bool:
     return isinstance(verb, Get | Put) and verb.layer in SHARED
 
 
-def work(home: Path, me: str, seed: str, before: list[State], say: Say, stop: int) -> None:
+def work(
+    home: Path, me: str, seed: str, compact_above: int, before: list[State], say: Say, stop: int
+) -> None:
     """One worker's life, until it is told to stop."""
     chance = random.Random(seed)
     live = Live(home)
-    Open().act(live)
+    Open(compact_above=compact_above).act(live)
     store = live.opened
     with contextlib.ExitStack() as closing:
         # Told to end by a signal it closes as any program does; killed it does not.
@@ -259,7 +263,14 @@ class Worker:
         return [self.state, *(self.begun.states(self.state) if self.begun else [])]
 
 
-def _start(home: Path, me: str, seed: str, before: list[State], others: list[Worker]) -> Worker:
+def _start(
+    home: Path,
+    me: str,
+    seed: str,
+    compact_above: int,
+    before: list[State],
+    others: list[Worker],
+) -> Worker:
     read, write = os.pipe()
     stop, stopper = os.pipe()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -277,7 +288,7 @@ def _start(home: Path, me: str, seed: str, before: list[State], others: list[Wor
             for descriptor in (read, stopper, *(f for w in others for f in (w.lines, w.stop))):
                 os.close(descriptor)
             gc.enable()
-            work(home, me, seed, before, say, stop)
+            work(home, me, seed, compact_above, before, say, stop)
             code = 0
         except SystemExit:
             code = TERMINATED
@@ -314,6 +325,7 @@ class Crowd:
     home: Path
     seed: int
     states: dict[str, list[State]]
+    compact_above: int
     workers: dict[str, Worker] = attrs.Factory(dict)
     happened: Counter[tuple[str, str]] = attrs.Factory(Counter)
     """By kind of verb and name: how often it was acknowledged, or found done by a successor."""
@@ -331,7 +343,8 @@ class Crowd:
     def start(self, me: str) -> None:
         seed = f"{self.seed} {me} {self.kills}"
         others = list(self.workers.values())
-        self.workers[me] = _start(self.home, me, seed, self.states[me], others)
+        above = self.compact_above
+        self.workers[me] = _start(self.home, me, seed, above, self.states[me], others)
 
     def listen(self, seconds: float) -> None:
         """Take in what is said for so long; Violation where somebody failed."""
@@ -424,11 +437,14 @@ def crowd(seconds: float, seed: int, *, workers: int = WORKERS, kills: int = 0) 
 
 
 @contextlib.contextmanager
-def crowded(place: Path, seed: int, workers: int) -> Iterator[Crowd]:
+def crowded(
+    place: Path, seed: int, workers: int, *, compact_above: int = COMPACT_ABOVE
+) -> Iterator[Crowd]:
     """A home with so many workers in it; none of them is left at the end."""
     home = place / "home"
     bench.in_child(lambda: [verb.act(live) for live in [Live(home)] for verb in START])
-    group = Crowd(home, seed, {f"w{number}": [FIRST] for number in range(workers)})
+    states = {f"w{number}": [FIRST] for number in range(workers)}
+    group = Crowd(home, seed, states, compact_above)
     bench.warm_up()
     gc.disable()
     gc.freeze()
@@ -484,10 +500,11 @@ def _check_counts(home: Path, happened: Counter[tuple[str, str]]) -> None:
     kinds = {"layer.created.v1": "Create", "layer.removed.v1": "Remove"}
     written: Counter[tuple[str, str]] = Counter()
     with Reader.open(home) as reader:
-        for kind, layer in reader.select("SELECT kind, layer FROM events"):
-            me, dash, _ = str(layer).partition("-")
-            if kind in kinds and dash:
-                written[kinds[kind], me] += 1
+        for row in reader.rows():
+            me, dash, _ = str(row["layer"]).partition("-")
+            if row["kind"] in kinds and dash:
+                written[kinds[row["kind"]], me] += 1
+        require(bool(archives.listed(str(home))), "the journal was never compacted")
     told = Counter({key: n for key, n in happened.items() if key[0] in kinds.values() and n})
     require(
         told == written,

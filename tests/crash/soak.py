@@ -26,7 +26,7 @@ from typing import Any
 
 import attrs
 
-from layerstore import Reader, Store
+from layerstore import Reader, Store, archives
 from layerstore.db import wal
 from layerstore.errors import Busy
 from layerstore.fs import layout
@@ -37,6 +37,8 @@ from tests.crash.summary import tabulated
 
 WORKERS = 6
 THREADS = 4
+COMPACT_ABOVE = 5_000
+"""Events in the database; an hour of it leaves some thousand archives."""
 WAL_LIMIT = wal.LIMIT * 3 // 2
 """Past its limit the log is begun anew; what is committed meanwhile comes on top."""
 
@@ -57,13 +59,14 @@ BOUNDS = {
     "rss_kib": Bound(0.05, 2048),
     "threads": Bound(0, 1),
     "wal_bytes": Bound(0, wal.LIMIT),
+    "database_bytes": Bound(0.25, 1 << 20),
     "mounts": Bound(0.5, WORKERS),
     "owners": Bound(0.25, WORKERS),
     "staging": Bound(0.5, WORKERS),
     "trash": Bound(0.5, WORKERS),
     "conductor_descriptors": Bound(0, 2),
 }
-"""What must be flat. The journal remembers everything, so the database may grow."""
+"""What must be flat. What the journal remembers goes to archives, which are for ever."""
 
 
 # --- the resident -------------------------------------------------------------------------------
@@ -127,7 +130,10 @@ def _reside(home: Path, seed: int, stop: int) -> dict[str, int]:
 
         return run
 
-    with Store.open(home, timeout=20) as store, Reader.open(home) as reader:
+    with (
+        Store.open(home, timeout=20, compact_above=COMPACT_ABOVE) as store,
+        Reader.open(home) as reader,
+    ):
         works = [_rounds(store, number, seed, counts) for number in range(THREADS)]
         works.append(lambda: _read(reader, counts))
         threads = [threading.Thread(target=kept(work)) for work in works]
@@ -195,6 +201,7 @@ def sample(home: Path, pid: int) -> dict[str, float]:
         "wal_bytes": log.stat().st_size if log.exists() else 0,
         "database_bytes": (own / "journal.db").stat().st_size,
         "mounts": len(mounts_below(home)),
+        "archives": len(archives.listed(os.fspath(home))),
         "owners": len(os.listdir(own / "owners")),
         "staging": len(os.listdir(own / "staging")),
         "trash": len(os.listdir(own / "trash")),
@@ -235,7 +242,10 @@ def soak(seconds: float, seed: int) -> tuple[dict[str, int], dict[str, dict[str,
     """Run it; counts and figures. Violation where something was lost, or grows."""
     place = Path(tempfile.mkdtemp(prefix="layerstore-soak-", dir=bench.base()))
     try:
-        with crowded(place, seed, WORKERS) as group, _resident(group.home, seed) as resident:
+        with (
+            crowded(place, seed, WORKERS, compact_above=COMPACT_ABOVE) as group,
+            _resident(group.home, seed) as resident,
+        ):
             samples = _run(group, resident, seconds, random.Random(seed))
             counts = resident.end()
             unclean = _found_dead(group)
@@ -288,6 +298,5 @@ def _run(
 def _found_dead(group: Crowd) -> int:
     """How many of those that were told to end had to be buried by others."""
     with Reader.open(group.home) as reader:
-        rows = reader.select("SELECT data FROM events WHERE kind = 'owner.died.v1'")
-    buried = [json.loads(data)["pid"] for (data,) in rows]
+        buried = [row["data"]["pid"] for row in reader.rows(kind="owner.died.v1")]
     return len(set(buried) & set(group.ended))

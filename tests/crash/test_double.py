@@ -8,7 +8,7 @@ from tests.crash.campaigns import LONG, Campaigns
 from tests.crash.scenarios import SCENARIOS
 from tests.crash.test_kills import QUIET
 
-pytestmark = [pytest.mark.crash, pytest.mark.root]
+pytestmark = [pytest.mark.crash, pytest.mark.campaign, pytest.mark.root]
 
 LOUD = sorted(set(SCENARIOS) - QUIET)
 PAIRS = -(-5_600 // len(LOUD))

@@ -17,6 +17,7 @@ def test_the_death_of_one_touches_nothing_of_the_others(campaigns: Campaigns, ru
     assert result["points"] >= 10, "hardly anything was in flight when it died"
 
 
+@pytest.mark.campaign
 def test_many_die_among_many(campaigns: Campaigns) -> None:
     """Of 128 processes at once hundreds are killed, and at the end every count is exact."""
     seconds, kills = ("600", "6000") if LONG else ("10", "600")

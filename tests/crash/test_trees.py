@@ -20,7 +20,7 @@ from tests.crash.invariants import OWN_NAMES, check
 from tests.crash.model import Facts, State
 from tests.crash.test_soak import SECONDS
 
-pytestmark = [pytest.mark.crash, pytest.mark.root]
+pytestmark = [pytest.mark.crash, pytest.mark.campaign, pytest.mark.root]
 
 FILES = 1_000_000 if SECONDS >= 600 else 100_000
 DEPTH = 3000

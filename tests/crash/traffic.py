@@ -1,9 +1,14 @@
-"""Owns the traffic: very many gets and puts, and how large the journal's files become meanwhile."""
+"""Owns the traffic: very many gets and puts, how large the journal's files become, what it remembers.
+
+The journal is compacted meanwhile, by whichever process and thread happens to be there. Database and
+log have to stay as small as they were; every get and every put is told by the archives.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import random
 import shutil
@@ -17,7 +22,7 @@ from typing import Any
 
 import attrs
 
-from layerstore import Reader, Store
+from layerstore import Reader, Store, archives
 from layerstore.fs import layout
 from tests.crash import bench
 from tests.crash.invariants import Violation, check, mounts_below, require
@@ -32,6 +37,10 @@ ALONE = tuple(f"alone{number}" for number in range(2))
 """Layers that nobody else holds: their gets and puts mount and unmount."""
 SELDOM = 50
 """One in so many pairs is of the second kind."""
+COMPACT_ABOVE = 5_000
+"""Events in the database; each pair is at least two."""
+GROWN = 2
+"""So many times its first largest size may the database reach later: what waits while it is compacted."""
 
 BUILT: tuple[Verb, ...] = (
     Initialize(),
@@ -81,6 +90,7 @@ def _pairs(home: Path, number: int, pairs: int, seed: int) -> dict[str, int]:
     """One process: its threads share the pairs; each kind's number."""
     done: Counter[str] = Counter()
     errors: list[str] = []
+    _tell_warnings(errors)
 
     def work(store: Store, thread: int, share: int) -> None:
         chance = random.Random(f"{seed} {number} {thread}")
@@ -96,7 +106,7 @@ def _pairs(home: Path, number: int, pairs: int, seed: int) -> dict[str, int]:
             errors.append(traceback.format_exc(limit=-8))
         done.update(counts)
 
-    with Store.open(home, durability="process") as store:
+    with Store.open(home, durability="process", compact_above=COMPACT_ABOVE) as store:
         threads = [
             threading.Thread(target=work, args=(store, thread, -(-pairs // THREADS)))
             for thread in range(THREADS)
@@ -107,6 +117,16 @@ def _pairs(home: Path, number: int, pairs: int, seed: int) -> dict[str, int]:
             thread.join()
     require(not errors, "\n".join(errors))
     return dict(done)
+
+
+def _tell_warnings(errors: list[str]) -> None:
+    """A compaction that fails is only logged, for the verb before it was done."""
+
+    class Told(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            errors.append(self.format(record))
+
+    logging.getLogger("layerstore").addHandler(Told(logging.WARNING))
 
 
 def traffic(pairs: int, seed: int) -> tuple[dict[str, int], dict[str, dict[str, float]]]:
@@ -139,12 +159,27 @@ def _run(home: Path, pairs: int, seed: int) -> tuple[dict[str, int], dict[str, d
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child.pid, signal.SIGKILL)
     done = sum(answer["pairs"] for answer in answers)
-    bench.in_child(lambda: _check_count(home, done))
+    figures = _figures(sizes)
+    bench.in_child(lambda: _check_past(home, done))
     bench.in_child(lambda: _hold(home, -1))
     bench.in_child(lambda: check(home, [ladder(State(), BUILT)[-1][-1]], {}))
+    wal, database = figures["wal_bytes"], figures["database_bytes"]
+    require(wal["highest"] <= WAL_LIMIT, f"the WAL grew to {wal['highest']} bytes in {done} pairs")
+    require(
+        database["highest"] <= GROWN * database["first"],
+        f"the database grew from {database['first']} to {database['highest']} bytes",
+    )
+    kept = archives.listed(str(home))
+    require(bool(kept), "it was never compacted")
+    counts = {"pairs": done, "samples": len(sizes), "archives": len(kept)}
+    return counts | {"archive_bytes": sum(os.path.getsize(one.path) for one in kept)}, figures
+
+
+def _figures(sizes: list[tuple[int, int]]) -> dict[str, dict[str, float]]:
+    """The largest of the first and the last quarter, and of all."""
     wal, database = ([size[n] for size in sizes] for n in (0, 1))
     quarter = max(1, len(sizes) // 4)
-    figures: dict[str, dict[str, float]] = {
+    return {
         name: {
             "first": max(values[:quarter]),
             "last": max(values[-quarter:]),
@@ -152,9 +187,6 @@ def _run(home: Path, pairs: int, seed: int) -> tuple[dict[str, int], dict[str, d
         }
         for name, values in (("wal_bytes", wal), ("database_bytes", database))
     }
-    require(max(wal) <= WAL_LIMIT, f"the WAL grew to {max(wal)} bytes in {done} pairs")
-    # The database grows with the journal until that can be compacted: then its bound belongs here.
-    return {"pairs": done, "samples": len(sizes)}, figures
 
 
 def _hold(home: Path, change: int) -> None:
@@ -182,12 +214,33 @@ def _watch(home: Path, over: threading.Event, sizes: list[tuple[int, int]]) -> N
         next(page)
 
 
-def _check_count(home: Path, pairs: int) -> None:
-    """The journal has every get and every put, and only the keeper holds anything."""
+def _check_past(home: Path, pairs: int) -> None:
+    """Log, history and state reach back to the first event, and have every get and every put."""
+    everything = {"base", *KEPT, *ALONE}
     with Reader.open(home) as reader:
         holds = {(hold.layer, hold.holder, hold.count) for hold in reader.holders()}
         require(holds == {(layer, "keeper", 1) for layer in KEPT}, f"held: {holds}")
-        kinds = Counter(row["kind"] for row in reader.rows())
+        kinds: Counter[str] = Counter()
+        of_one: Counter[str] = Counter()
+        for seq, row in enumerate(reader.rows(), 1):
+            require(row["seq"] == seq, f"event {row['seq']} is told in the place of {seq}")
+            kinds[row["kind"]] += 1
+            of_one[row["kind"]] += row["layer"] == ALONE[0]
+        require(seq == reader.last_seq(), f"the log ends at {seq} of {reader.last_seq()}")
+        history = Counter(entry.kind for entry in reader.history(ALONE[0]))
+        require(history == +of_one, f"history of {ALONE[0]}: {history}, in the log: {of_one}")
+        require(history["layer.created.v1"] == 1, "the history lacks the layer's beginning")
+        made = next(row["seq"] for row in reader.rows(layer=ALONE[-1], kind="layer.created."))
+        kept = archives.counted(str(home), archives.cut_of(reader.select))
+        require(kept[0].first == 1, f"the oldest archive is {kept[0].path}")
+        for at in (1, made, kept[0].last, kept[len(kept) // 2].first, kept[-1].last):
+            state = reader.state_at(at)
+            require(state.seq == at, f"state {state.seq} instead of {at}")
+            found = {layer.id for layer in state.layers}
+            require(
+                (found == everything) == (at >= made) and found <= everything,
+                f"at event {at} there are {found}",
+            )
     taken = kinds["hold.taken.v1"] + kinds["layer.mounted.v1"] - len(KEPT)
     given = kinds["hold.released.v1"] + kinds["layer.unmounted.v1"]
     require((taken, given) == (pairs, pairs), f"of {pairs} pairs there are {taken} and {given}")

@@ -31,6 +31,7 @@ NEEDS = {
 
 pytestmark = [
     pytest.mark.crash,
+    pytest.mark.campaign,
     pytest.mark.root,
     *(
         pytest.mark.skipif(shutil.which(program) is None, reason=f"needs Debian's {package}")
