@@ -28,7 +28,7 @@ def initialize(home: Path, *, max_depth: int) -> None:
     """
     if not 1 <= max_depth <= m.MAX_DEPTH:
         raise InvalidArgument(f"max_depth must be 1 to {m.MAX_DEPTH}, not {max_depth}.")
-    engine.check_path(os.fspath(home / layout.OWN / access.NEW_DATABASE))
+    engine.make_reachable(os.fspath(home / layout.OWN / access.NEW_DATABASE))
     is_there = os.path.lexists(home)
     opening.check_rights("A store", home)
     _make_home(home)

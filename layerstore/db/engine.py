@@ -23,7 +23,6 @@ from typing import Any, Final
 from layerstore.db import faults, wal
 from layerstore.db import statements as sql
 from layerstore.errors import (
-    InvalidArgument,
     StoreClosed,
     StoreDamaged,
     WritesRefused,
@@ -47,8 +46,8 @@ DriverError: Final = driver.Error
 Connection = Any
 Rows = list[tuple[Any, ...]]
 
-LONGEST_PATH: Final = 504
-"""Bytes in the path of a database, symbolic links resolved: SQLite opens none that is longer."""
+LONG_PATH: Final = 400
+"""Bytes. SQLite by itself opens nothing beyond 504, and copies and archives have longer names."""
 CHECKPOINT_EVERY: Final = 160
 """Commits of one connection: some thousand pages, which is also SQLite's own rule."""
 CHECKPOINT_AT_CLOSE: Final = 64
@@ -57,15 +56,12 @@ PAGE: Final = 500
 """Rows that one read transaction may fetch before it ends: a longer one would stop checkpoints."""
 
 
-def check_path(path: str) -> None:
-    """Raise InvalidArgument where SQLite cannot open a database because of the length of its path."""
-    length = len(os.fsencode(path))
-    if length > LONGEST_PATH:
-        raise InvalidArgument(
-            f"The path of the database would have {length} bytes, and SQLite opens none of more than "
-            f"{LONGEST_PATH}: {path[:40]}…{path[-40:]}.",
-            hint="Bind-mount the directory at a shorter path, and use that as the home.",
-        )
+def make_reachable(path: str) -> None:
+    """Let SQLite open a database of this path, its copies and its archives; InvalidArgument if not."""
+    if len(os.fsencode(path)) >= LONG_PATH:
+        from layerstore.db import longpaths
+
+        longpaths.engage(path, DRIVER)
 
 
 def create(
@@ -121,7 +117,7 @@ def scratch() -> Connection:
 
 def connect(path: str, *, read_only: bool, timeout: float) -> Connection:
     """A connection to an existing database; StoreDamaged if it is not one."""
-    check_path(path)
+    make_reachable(path)
     if not read_only:
         return _connect(path, "mode=rw", timeout=timeout)
     try:

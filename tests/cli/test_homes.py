@@ -32,12 +32,17 @@ def _bound(bare: Path) -> Path:
 
 
 def _very_long(bare: Path) -> Path:
-    """3,000 characters, which SQLite cannot have in a path: seen through a bind mount."""
-    real = bare.joinpath(*LONG)
-    real.mkdir(parents=True)
-    (bare / "view").mkdir()
-    run("mount", "--bind", real, bare / "view")
-    return bare / "view/home"
+    """3,000 characters, which SQLite cannot have in a path."""
+    home = bare.joinpath(*LONG)
+    home.parent.mkdir(parents=True)
+    return home
+
+
+def _near(bare: Path) -> Path:
+    """The database's own path is one that SQLite could have, those of its archives are not."""
+    home = bare / ("y" * 200) / ("y" * (460 - 202 - len(str(bare))))
+    home.parent.mkdir()
+    return home
 
 
 def _linked(bare: Path) -> Path:
@@ -47,11 +52,13 @@ def _linked(bare: Path) -> Path:
 
 
 LONG = ["x" * 200] * 15
+TOO_LONG = ["x" * 200] * 19
 PLACES = {
     **{name[:12].replace("\n", " "): _named(name) for name in AWKWARD},
     "bind": _bound,
     "symlink": _linked,
     "3000 characters": _very_long,
+    "460 characters": _near,
 }
 
 
@@ -80,7 +87,9 @@ def test_the_program_works_there(place: Path) -> None:
     program("create", "x", "--parent", "base", code=-9, point="create:6:*")
     assert "create of x was undone" in program("recover")
     assert "base\ntop\n" == program("ls", "-q")
-    program("audit")
+    program("journal", "compact", "--keep", "0")
+    assert "create" in program("history", "base")
+    program("audit", "--archives")
     program("umount", "top")
     assert "x" == (place / "top/diff/file").read_text()
     assert [] == mounted(place.resolve())
@@ -88,25 +97,25 @@ def test_the_program_works_there(place: Path) -> None:
     assert "" == program("ls", "-q")
 
 
-def test_a_path_too_long_for_sqlite_is_refused(bare: Path) -> None:
-    """A home that no SQLite could open is refused in words, with the way out, and nothing is made."""
-    home = bare.joinpath(*LONG)
+def test_a_path_too_long_for_everything_is_refused(bare: Path) -> None:
+    """A home whose layers could have no path is refused in words, with the way out; nothing is made."""
+    home = bare.joinpath(*TOO_LONG)
     home.parent.mkdir(parents=True)
     said = Program(home)("init", code=16).err
-    assert "more than 504" in said
+    assert "more than 3,800" in said
     assert "Bind-mount" in said
     assert not home.exists()
 
 
 def test_a_store_that_was_moved_to_where_it_cannot_be_opened(home: Path, bare: Path) -> None:
     """Such a path says why, instead of calling the store damaged, and a bind mount opens it again."""
-    place = bare.joinpath(*LONG)
+    place = bare.joinpath(*TOO_LONG)
     place.parent.mkdir(parents=True)
     Program(home)("create", "a")
     home.rename(place)
     for words in (("ls",), ("create", "b")):
         said = Program(place)(*words, code=16).err
-        assert "more than 504" in said
+        assert "more than 3,800" in said
         assert "rebuild" not in said
     (bare / "view").mkdir()
     run("mount", "--bind", place, bare / "view")
