@@ -489,7 +489,10 @@ def _serve(end: socket.socket, decide: Callable[[Case, list[int]], str]) -> None
 
 LATE: Final = (
     "filelock",
-    *(f"layerstore.{name}" for name in ("audit", "comparison", "making", "replay", "store")),
+    *(
+        f"layerstore.{name}"
+        for name in ("archiving", "audit", "comparison", "making", "replay", "store")
+    ),
     *(f"layerstore.fs.{name}" for name in ("probe", "tree", "upper")),
 )
 """What the library imports only where it is needed."""

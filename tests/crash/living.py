@@ -10,6 +10,7 @@ exactly the creates and removes that were acknowledged, and those in flight that
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import gc
 import os
 import pickle
@@ -18,7 +19,6 @@ import select
 import shutil
 import signal
 import struct
-import sys
 import tempfile
 import time
 import traceback
@@ -85,6 +85,18 @@ START = (
 
 FIRST = ladder(State(), START)[-1][-1]
 """What everybody begins with."""
+
+
+class Told(KeyboardInterrupt):
+    """To end. Of any other kind it would be lost in a moment at which a module is compiled:
+    CPython's folding of constants clears what it takes for an error of its own.
+    """
+
+
+def _told(*_: object) -> None:
+    raise Told
+
+
 Say = Callable[[tuple[str, Any]], None]
 
 
@@ -283,14 +295,15 @@ def _start(
             os.write(write, struct.pack("!I", len(data)) + data)
 
         try:
-            signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+            signal.signal(signal.SIGTERM, _told)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
             for descriptor in (read, stopper, *(f for w in others for f in (w.lines, w.stop))):
                 os.close(descriptor)
             gc.enable()
+            faulthandler.register(signal.SIGUSR1, all_threads=True)
             work(home, me, seed, compact_above, before, say, stop)
             code = 0
-        except SystemExit:
+        except Told:
             code = TERMINATED
         except BaseException:  # noqa: BLE001 - it is told to the conductor
             say(("error", traceback.format_exc(limit=-8)))
@@ -314,6 +327,8 @@ def _wait(worker: Worker) -> int:
             os.close(worker.stop)
             return status
         if time.monotonic() > deadline:
+            os.kill(worker.pid, signal.SIGUSR1)  # it says on stderr where it is
+            time.sleep(1)
             raise Violation(f"process {worker.pid} does not end; it was at {worker.begun}")
         select.select([worker.lines], [], [], 0.05)
 
