@@ -120,9 +120,13 @@ def _reside(home: Path, seed: int, stop: int) -> dict[str, int]:
     counts = {"rounds": 0, "reads": 0, "busy": 0}
     errors: list[str] = []
 
-    def kept(work: Callable[[], None]) -> Callable[[], None]:
+    order = threading.Lock()
+
+    def kept(work: Callable[[], None], store: Store) -> Callable[[], None]:
         def run() -> None:
             try:
+                with order:
+                    _settle_in(store)
                 while not over.is_set():
                     work()
             except BaseException:  # noqa: BLE001 - it is raised at the end
@@ -134,11 +138,9 @@ def _reside(home: Path, seed: int, stop: int) -> dict[str, int]:
         Store.open(home, timeout=20, compact_above=COMPACT_ABOVE) as store,
         Reader.open(home) as reader,
     ):
-        with contextlib.suppress(Busy):
-            store.compact()  # what that imports, and once needs, is there from the beginning
         works = [_rounds(store, number, seed, counts) for number in range(THREADS)]
         works.append(lambda: _read(reader, counts))
-        threads = [threading.Thread(target=kept(work)) for work in works]
+        threads = [threading.Thread(target=kept(work, store)) for work in works]
         for thread in threads:
             thread.start()
         os.read(stop, 1)
@@ -147,6 +149,15 @@ def _reside(home: Path, seed: int, stop: int) -> dict[str, int]:
             thread.join()
     require(not errors, "\n".join(errors))
     return counts
+
+
+def _settle_in(store: Store) -> None:
+    """Compact once, with as much to fold as ever: each thread has an arena of memory of its own."""
+    for _ in range(COMPACT_ABOVE // 2):
+        store.get("base")
+        store.put("base")
+    with contextlib.suppress(Busy):
+        store.compact(keep=0)
 
 
 def _rounds(store: Store, number: int, seed: int, counts: dict[str, int]) -> Callable[[], None]:
