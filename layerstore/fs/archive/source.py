@@ -1,4 +1,4 @@
-"""Owns the bytes of an archive: compression, digest, counts and ratio; it must not know tar.
+"""Owns the bytes of an archive: compression, digest, counts and ratio; of tar it knows how one begins.
 
 The digest is computed by a thread, which hashlib lets run beside this one: it releases the
 interpreter for buffers of this size. Reading stays with the caller, whom an interruption reaches.
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
-from layerstore.fs.archive.member import Limits, bad
+from layerstore.fs.archive.member import BLOCK, Limits, bad
 
 CHUNK: Final = 1 << 18
 """Bytes per read."""
@@ -22,6 +22,15 @@ _AHEAD: Final = 32
 _GZIP: Final = b"\x1f\x8b"
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _OTHERS: Final = {b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x04\x22\x4d\x18": "lz4"}
+
+
+def _is_header(block: bytes) -> bool:
+    """Whether an archive begins here that is not compressed, whatever its first name begins with."""
+    try:
+        stored = int(block[148:156].strip(b"\0 "), 8)
+    except ValueError:
+        return False
+    return len(block) == BLOCK and stored == sum(block[:148] + b" " * 8 + block[156:])
 
 
 class Readable(Protocol):
@@ -95,19 +104,26 @@ class Source:
 
     def _open(self) -> Iterator[bytes]:
         head = b""
-        while len(head) < 6 and (more := self._read()):
+        while len(head) < BLOCK and (more := self._read()):
             head += more
+        plain = _is_header(head[:BLOCK])
         for magic, name in _OTHERS.items():
-            if head.startswith(magic):
+            if head.startswith(magic) and not plain:
                 raise bad(None, f"it is compressed with {name}; gzip and zstd are known")
-        if head.startswith(_GZIP):
+        if plain:
+            yield from self._rest(head)
+        elif head.startswith(_GZIP):
             yield from self._bounded(self._gunzip(head))
         elif head.startswith(_ZSTD) or (head[1:4] == b"\x2a\x4d\x18" and head[0] >> 4 == 5):
             yield from self._bounded(self._unzstd(head))
         else:
-            yield from (head[at : at + CHUNK] for at in range(0, len(head), CHUNK))
-            while raw := self._read():
-                yield raw
+            yield from self._rest(head)
+
+    def _rest(self, head: bytes) -> Iterator[bytes]:
+        """What is not compressed, as it comes."""
+        yield from (head[at : at + CHUNK] for at in range(0, len(head), CHUNK))
+        while raw := self._read():
+            yield raw
 
     def _bounded(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         """Refuse to go on where a few bytes become too many."""

@@ -242,6 +242,15 @@ def test_a_compression_that_is_not_known_is_named(bare: Path) -> None:
         into(bare / "t", bz2.compress(END))
 
 
+@pytest.mark.parametrize(
+    "magic", [b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ", b"\x04\x22\x4d\x18"]
+)
+def test_a_name_that_begins_like_a_compression(bare: Path, magic: bytes) -> None:
+    """A first file whose name begins with the mark of a compression does not make it one."""
+    into(bare / "t", entry(magic + b"name", b"x") + END)
+    assert b"x" == (bare / "t" / os.fsdecode(magic + b"name")).read_bytes()
+
+
 def test_damaged_compression_is_refused(bare: Path) -> None:
     """A flipped byte in either is found, and so is something else behind a gzip member."""
     archive = entry("f", bytes(range(256)) * 40) + END
