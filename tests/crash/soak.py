@@ -80,6 +80,10 @@ class Resident:
     stop: int
     said: int
 
+    def wait(self) -> None:
+        """Until each of its threads has settled in; it says so by an empty line."""
+        require(os.read(self.said, 1) == b"\n", "the resident did not begin")
+
     def end(self) -> dict[str, int]:
         """Let it end; how often it did what."""
         os.write(self.stop, b"x")
@@ -103,7 +107,7 @@ def start_resident(home: Path, seed: int) -> Resident:
             os.close(stopper)
             os.close(said)
             gc.enable()
-            answer: dict[str, Any] = _reside(home, seed, stop)
+            answer: dict[str, Any] = _reside(home, seed, stop, say)
             code = 0
         except BaseException:  # noqa: BLE001 - it is told to the conductor
             answer = {"error": traceback.format_exc(limit=-8)}
@@ -115,18 +119,22 @@ def start_resident(home: Path, seed: int) -> Resident:
     return Resident(pid, stopper, said)
 
 
-def _reside(home: Path, seed: int, stop: int) -> dict[str, int]:
+def _reside(home: Path, seed: int, stop: int, say: int) -> dict[str, int]:
     over = threading.Event()
     counts = {"rounds": 0, "reads": 0, "busy": 0}
     errors: list[str] = []
 
     order = threading.Lock()
+    settled: list[int] = []
 
     def kept(work: Callable[[], None], store: Store) -> Callable[[], None]:
         def run() -> None:
             try:
                 with order:
                     _settle_in(store)
+                    settled.append(threading.get_ident())
+                    if len(settled) == THREADS + 1:
+                        os.write(say, b"\n")
                 while not over.is_set():
                     work()
             except BaseException:  # noqa: BLE001 - it is raised at the end
@@ -259,6 +267,7 @@ def soak(seconds: float, seed: int) -> tuple[dict[str, int], dict[str, dict[str,
             crowded(place, seed, WORKERS, compact_above=COMPACT_ABOVE) as group,
             _resident(group.home, seed) as resident,
         ):
+            resident.wait()
             samples = _run(group, resident, seconds, random.Random(seed))
             counts = resident.end()
             unclean = _found_dead(group)
