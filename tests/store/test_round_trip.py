@@ -290,13 +290,13 @@ def test_what_a_layer_has_survives_the_way_through_an_archive(bare: Path, file_s
     if file_system == "ext4":
         image, place = bare / "ext4.img", bare / "ext4"
         with image.open("xb") as file:
-            file.truncate(64 << 20)
+            file.truncate(512 << 20)
         place.mkdir()
         subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
         subprocess.run(["mount", "-o", "loop", image, place], check=True)
     Store.initialize(place / "home")
     counts: Counter[str] = Counter()
-    with Store.open(place / "home", durability="process", compact_above=0) as store:
+    with Store.open(place / "home", durability="process") as store:
         machine = type("RoundTrip", (RoundTrip,), {"store": store, "counts": counts})
         run_state_machine_as_test(
             hypothesis.seed(f"{SEED} {file_system}")(machine),
