@@ -1,164 +1,308 @@
-"""Archives: unpacking and packing against GNU tar and Python's tarfile, in the same run.
+"""Owns the rows about archives: apply, diff and changes, against GNU tar and against comparing two
+mounted trees; it must not print.
 
-`bench/archives.py [--rounds N] [--small]`. The file system is that of the other benchmarks. The
-programs' own start is in their times, as it is for whoever uses them.
+Library calls on an open store. The programs' own start is in their times, as it is for whoever uses
+them. Every round begins with nothing dirty, and what it made is removed behind the clock.
 """
 
 from __future__ import annotations
 
-import argparse
+import functools
+import hashlib
 import os
-import resource
 import shutil
-import statistics
 import subprocess
 import sys
-import tarfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
+import attrs
+from cases import ROOT
+from measure import Clock, Row
+from place import Place
 
-from place import place
+from layerstore import Store
+from layerstore.fs import changes
 
-from layerstore.fs import syscalls
-from layerstore.fs.archive import pack, unpack
-
-_GIB = 1 << 30
+LARGE = 1 << 30
 
 
 def make_small(tree: Path) -> None:
+    """10,000 files of 4 KiB."""
     for directory in range(100):
         (tree / f"d{directory}").mkdir(parents=True)
         for number in range(100):
             (tree / f"d{directory}" / f"file{number}").write_bytes(os.urandom(4096))
 
 
-def make_large(size: int) -> Callable[[Path], None]:
-    def make(tree: Path) -> None:
-        tree.mkdir()
-        with (tree / "large").open("wb") as file:
-            for _ in range(size >> 20):
-                file.write(os.urandom(1 << 20))
-
-    return make
+def make_large(tree: Path) -> None:
+    """One file of 1 GiB."""
+    tree.mkdir()
+    with (tree / "large").open("wb") as file:
+        for _ in range(LARGE >> 20):
+            file.write(os.urandom(1 << 20))
 
 
-def ours_in(archive: Path, out: Path, *, synced: bool = False) -> None:
-    descriptor = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
-    with archive.open("rb", buffering=0) as file:
-        unpack(file, descriptor)
-    if synced:
-        syscalls.syncfs(descriptor)
-    os.close(descriptor)
+@attrs.frozen
+class Load:
+    """A tree, its archive, and room beside them."""
+
+    top: Path
+
+    @property
+    def archive(self) -> Path:
+        return self.top / "in.tar"
+
+    @property
+    def out(self) -> Path:
+        return self.top / "out"
+
+    @property
+    def tree(self) -> Path:
+        return self.top / "tree"
+
+    @property
+    def home(self) -> Path:
+        return self.top / "home"
 
 
-def ours_out(tree: Path, archive: Path) -> None:
-    descriptor = os.open(tree, os.O_RDONLY | os.O_DIRECTORY)
-    with archive.open("wb", buffering=0) as file:
-        for piece in pack(descriptor):
-            file.write(piece)
-    os.close(descriptor)
+def load(path: str, name: str, make: Callable[[Path], None]) -> Load:
+    """Made once, with a store in which the layer `base` has it."""
+    found = Load(Path(path, f"archives-{name}"))
+    found.top.mkdir()
+    make(found.tree)
+    _tar("-cf", found.archive, "-C", found.tree, ".")
+    Store.initialize(found.home)
+    with Store.open(found.home) as store, found.archive.open("rb") as file:
+        store.create("base")
+        store.apply_diff("base", file)
+    os.sync()
+    return found
 
 
-def tar_in(archive: Path, out: Path, *, synced: bool = False) -> None:
-    subprocess.run(["tar", "-xf", archive, "-C", out], check=True)
-    if synced:
-        subprocess.run(["sync", "-f", out], check=True)
+def _tar(*words: str | Path) -> None:
+    subprocess.run(["tar", *words], check=True)
 
 
-def tar_out(tree: Path, archive: Path) -> None:
-    subprocess.run(["tar", "-cf", archive, "-C", tree, "."], check=True)
+class Ours:
+    """The library's store."""
+
+    def __init__(self, load: Load, *, full: bool) -> None:
+        self.load = load
+        self._store = Store.open(load.home, durability="full" if full else "process")
+        self.content = load.home / "new" / "diff"
+
+    def unpack(self) -> None:
+        with self.load.archive.open("rb", buffering=0) as file:
+            self._store.apply_diff("new", file)
+
+    def pack(self) -> None:
+        with self.load.out.open("wb", buffering=0) as file:
+            for piece in self._store.diff("base"):
+                file.write(piece)
+
+    def begin(self) -> None:
+        self._store.create("new")
+
+    def end(self) -> None:
+        self._store.remove("new")
+
+    def close(self) -> None:
+        self._store.close()
 
 
-def python_in(archive: Path, out: Path) -> None:
-    with tarfile.open(archive) as tar:
-        tar.extractall(out, filter="fully_trusted")
+class Tar:
+    """GNU tar."""
+
+    def __init__(self, load: Load, *, full: bool) -> None:
+        self.load = load
+        self._full = full
+        self.content = load.top / "unpacked"
+
+    def unpack(self) -> None:
+        _tar("-xf", self.load.archive, "-C", self.content)
+        if self._full:
+            subprocess.run(["sync", "-f", self.content], check=True)
+
+    def pack(self) -> None:
+        _tar("-cf", self.load.out, "-C", self.load.home / "base" / "diff", ".")
+
+    def begin(self) -> None:
+        self.content.mkdir()
+
+    def end(self) -> None:
+        shutil.rmtree(self.content)
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
-def python_out(tree: Path, archive: Path) -> None:
-    with tarfile.open(archive, "w") as tar:
-        tar.add(tree, ".")
+Subject = Ours | Tar
 
 
-class Bench:
-    def __init__(self, top: Path, rounds: int) -> None:
-        self.top = top
-        self.rounds = rounds
-
-    def once(self, work: Callable[[], object]) -> float:
-        out = self.top / "out"
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir()
+def _unpack(subject: Subject, clock: Clock, count: int) -> None:
+    for _ in range(count):
+        subject.begin()
         os.sync()
-        began = time.perf_counter()
-        work()
-        return time.perf_counter() - began
+        with clock:
+            subject.unpack()
+        subject.end()
 
-    def row(self, name: str, ours: Callable[[], object], **others: Callable[[], object]) -> None:
-        """Each in turn, in another order each round, and the median of the ratios."""
-        times: dict[str, list[float]] = {key: [] for key in ("ours", *others)}
-        turns = list({"ours": ours, **others}.items())
-        for _ in range(self.rounds):
-            for key, work in turns:
-                times[key].append(self.once(work))
-            turns.append(turns.pop(0))
-        text = f"{name:<40} {statistics.median(times['ours']) * 1e3:8.0f} ms"
-        for key in others:
-            ratios = [a / b for a, b in zip(times["ours"], times[key], strict=True)]
-            median = statistics.median(times[key]) * 1e3
-            text += f"   {key} {median:.0f} ms, {statistics.median(ratios):.2f} x"
-            text += f" ({min(ratios):.2f}..{max(ratios):.2f})"
-        print(text, flush=True)
 
-    def rows(self, what: str, make: Callable[[Path], None]) -> None:
-        tree, archive, out = self.top / "tree", self.top / "in.tar", self.top / "out"
-        make(tree)
-        ours_out(tree, archive)
-        self.row(
-            f"unpack, {what}",
-            lambda: ours_in(archive, out),
-            tar=lambda: tar_in(archive, out),
-            tarfile=lambda: python_in(archive, out),
+def _unpacked(subject: Subject) -> object:
+    subject.begin()
+    subject.unpack()
+    found = _digest(subject.content)
+    subject.end()
+    return found
+
+
+def _pack(subject: Subject, clock: Clock, count: int) -> None:
+    for _ in range(count):
+        subject.load.out.unlink(missing_ok=True)
+        os.sync()
+        with clock:
+            subject.pack()
+
+
+def _packed(subject: Subject) -> object:
+    """What another program finds in the archive."""
+    subject.pack()
+    listed = subprocess.run(
+        ["tar", "-tvf", subject.load.out, "--numeric-owner"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    return sorted(line.replace(" ./", " ") for line in listed.splitlines() if "./" != line[-2:])
+
+
+def _digest(tree: Path) -> str:
+    """Names, modes, owners, whole seconds, and what the files have."""
+    found = hashlib.sha256()
+    for top, directories, names in os.walk(tree):
+        directories.sort()
+        for name in sorted(names):
+            path = Path(top, name)
+            status = path.lstat()
+            facts = (path.relative_to(tree), status.st_mode, status.st_uid, status.st_size)
+            found.update(f"{facts} {int(status.st_mtime)}".encode())
+            with path.open("rb") as file:
+                found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()
+
+
+# --- changes ------------------------------------------------------------------------------------
+
+
+class Changed:
+    """A layer with 10 changed files over the load, mounted, and its mounted parent."""
+
+    def __init__(self, load: Load, *, native: bool) -> None:
+        self._store = Store.open(load.home)
+        self._native = native
+        if not self._store.exists("changed"):
+            self._store.create("mid", parent="base")
+            self._store.create("changed", parent="mid")
+            with self._store.mounted("changed") as root:
+                for number in range(10):
+                    (root / f"d{number}" / "file7").write_text("changed")
+        self.find: Callable[[], object] = functools.partial(self._store.changes, "changed")
+        if not native:
+            new, old = str(self._store.get("changed")), str(self._store.get("mid"))
+            self.find = functools.partial(changes.of_trees, new, old)
+
+    def close(self) -> None:
+        self._store.close()
+
+
+def _changes(subject: Changed, clock: Clock, count: int) -> None:
+    with clock:
+        for _ in range(count):
+            subject.find()
+
+
+# --- memory -------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Weight:
+    """A fresh process with an open store, that applies an archive or does not; its peak of memory."""
+
+    load: Load
+    applies: bool
+
+    def megabytes(self) -> float:
+        script = str(Path(__file__).with_name("archive_weight.py"))
+        archive = [str(self.load.archive)] if self.applies else []
+        done = subprocess.run(
+            [sys.executable, script, str(self.load.home), *archive],
+            env={"PYTHONPATH": str(ROOT)},
+            check=True,
+            capture_output=True,
+            text=True,
         )
-        self.row(
-            f"unpack and sync, {what}",
-            lambda: ours_in(archive, out, synced=True),
-            tar=lambda: tar_in(archive, out, synced=True),
+        return int(done.stdout) / 1e6
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _weigh(subject: Weight, clock: Clock, count: int) -> None:
+    for _ in range(count):
+        clock.seconds += subject.megabytes()
+
+
+def _same(_: object) -> str:
+    """Both sides are the library: there is nothing else to compare."""
+    return "the same library"
+
+
+# --- rows ---------------------------------------------------------------------------------------
+
+
+def rows(place: Place) -> Iterator[Row]:
+    """With 1 GiB only where there is a file system with room for it."""
+    small = functools.cache(functools.partial(load, place.path, "small", make_small))
+    yield from _tar_rows("10,000 files of 4 KiB", small)
+    yield Row(
+        "changes, 10 files over 10,000; both trees walked",
+        lambda: Changed(small(), native=True),
+        lambda: Changed(small(), native=False),
+        _changes,
+        lambda subject: subject.find(),
+        turns=1,
+    )
+    if place.big:
+        large = functools.cache(functools.partial(load, place.big, "large", make_large))
+        yield from _tar_rows("one file of 1 GiB", large)
+        yield Row(
+            "memory while applying 1 GiB; open and idle",
+            lambda: Weight(large(), applies=True),
+            lambda: Weight(large(), applies=False),
+            _weigh,
+            _same,
+            turns=1,
+            unit="MB",
         )
-        self.row(
-            f"pack, {what}",
-            lambda: ours_out(tree, out / "x"),
-            tar=lambda: tar_out(tree, out / "x"),
-            tarfile=lambda: python_out(tree, out / "x"),
+
+
+def _tar_rows(words: str, lazy: Callable[[], Load]) -> Iterator[Row]:
+    for durability, floor in (("process", "tar -x"), ("full", "tar -x && sync -f")):
+        full = durability == "full"
+        yield Row(
+            f"apply, {durability}, {words}; {floor}",
+            lambda full=full: Ours(lazy(), full=full),
+            lambda full=full: Tar(lazy(), full=full),
+            _unpack,
+            _unpacked,
+            turns=1,
         )
-        for path in (tree, out):
-            shutil.rmtree(path, ignore_errors=True)
-        archive.unlink()
-
-
-def memory() -> int:
-    """The largest resident size of this process so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7, metavar="N")
-    parser.add_argument("--small", action="store_true", help="a large file of 64 MiB only")
-    options = parser.parse_args()
-    size = _GIB // 16 if options.small else _GIB
-    with place(big=True) as where:
-        print(
-            f"{where.file_system}, Python {sys.version.split()[0]}, load {os.getloadavg()[0]:.1f}"
-        )
-        bench = Bench(Path(where.path), options.rounds)
-        before = memory()
-        bench.rows(f"one file of {size >> 20} MiB", make_large(size))
-        print(f"memory above what it was at the start: {(memory() - before) / (1 << 20):.0f} MiB")
-        bench.rows("10,000 files of 4 KiB", make_small)
-
-
-if __name__ == "__main__":
-    main()
+    yield Row(
+        f"diff, {words}; tar -c",
+        lambda: Ours(lazy(), full=False),
+        lambda: Tar(lazy(), full=False),
+        _pack,
+        _packed,
+        turns=1,
+    )

@@ -8,6 +8,7 @@ the library by a call on an open store, under `process`, since the peers sync no
 from __future__ import annotations
 
 import ctypes
+import functools
 import itertools
 import os
 import shutil
@@ -26,7 +27,11 @@ from stores import PARENT, wide
 
 from layerstore import Store
 
-PROGRAMS = {"containers-storage": ("containers-storage",), "containerd": ("containerd", "ctr")}
+PROGRAMS = {
+    "containers-storage": ("containers-storage",),
+    "containerd": ("containerd", "ctr"),
+    "docker": ("docker", "dockerd", "containerd"),
+}
 _PLUGINS = ("io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt")
 
 
@@ -50,8 +55,8 @@ class PeerRow:
     theirs: Verbs
     open: Callable[[], Any]
     """The peer, with its store of that size."""
-    home: Callable[[], str]
-    """Our store of that size."""
+    library: Callable[[bool], Any]
+    """Our store of that size, open under `full` or not."""
 
 
 # --- the library ------------------------------------------------------------------------------
@@ -77,7 +82,7 @@ class _Library:
 # --- the peers --------------------------------------------------------------------------------
 
 
-class _Program:
+class Program:
     """A peer's command line."""
 
     def __init__(self) -> None:
@@ -94,7 +99,7 @@ class _Program:
         raise NotImplementedError
 
 
-class ContainersStorage(_Program):
+class ContainersStorage(Program):
     """containers-storage, with its overlay driver."""
 
     def __init__(self, place: str, size: int) -> None:
@@ -129,12 +134,12 @@ class ContainersStorage(_Program):
         """Nothing runs; the mounts below go with this mount namespace."""
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """In the daemon, before it is one: prctl(PR_SET_PDEATHSIG, SIGKILL)."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
-class Containerd(_Program):
+class Containerd(Program):
     """A containerd of our own, and its overlay snapshotter through ctr."""
 
     def __init__(self, place: str, size: int) -> None:
@@ -156,7 +161,7 @@ class Containerd(_Program):
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - no other thread runs now
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - no other thread runs now
             )
         try:
             self._wait()
@@ -228,37 +233,38 @@ _SNAPSHOTS = {
 def rows(place: str, sizes: dict[str, tuple[int, Lazy]]) -> Iterator[PeerRow]:
     """`sizes`: how many layers by their name in the table, and our store of that size."""
     for size, (count, lazy) in sizes.items():
-        home = _home(lazy)
-        storage = _once(ContainersStorage, place, count)
+        library = _library(lazy)
+        storage = once(functools.partial(ContainersStorage, place, count))
         for command, (before, timed, after) in _STORAGE.items():
             verbs = Verbs(before, timed, after)
             yield PeerRow(
-                f"containers-storage {command}, {size} layers", verbs, verbs, storage, home
+                f"containers-storage {command}, {size} layers", verbs, verbs, storage, library
             )
-        containerd = _once(Containerd, place, count)
+        containerd = once(functools.partial(Containerd, place, count))
         for command, (ours, theirs) in _SNAPSHOTS.items():
             yield PeerRow(
                 f"containerd snapshots {command}, {size} layers",
                 Verbs(*ours),
                 Verbs(*theirs),
                 containerd,
-                home,
+                library,
             )
 
 
-def _home(lazy: Lazy) -> Callable[[], str]:
-    return lambda: lazy().ours
+def _library(lazy: Lazy) -> Callable[[bool], Any]:
+    return lambda full: _Library(lazy().ours, full=full)
 
 
 _running: list[Any] = []
 
 
-def _once(kind: type[Any], place: str, count: int) -> Callable[[], Any]:
+def once(make: Callable[[], Any]) -> Callable[[], Any]:
+    """Make a peer when the first row needs it; `stop` closes it."""
     made: list[Any] = []
 
     def subject() -> Any:
         if not made:
-            made.append(kind(place, count))
+            made.append(make())
             _running.append(made[0])
         return made[0]
 
@@ -284,7 +290,7 @@ _names = (f"new{number}" for number in itertools.count())
 def measure(row: PeerRow, *, rounds: int, turns: int) -> Beside:
     """The three sides in turns, each as often first as the others; a peer's version beside it."""
     peer = row.open()
-    process, full = (_Library(row.home(), full=full) for full in (False, True))
+    process, full = (row.library(full) for full in (False, True))
     version = Verbs((), "version", ())
     sides = ((process, row.ours), (full, row.ours), (peer, row.theirs), (peer, version))
     try:

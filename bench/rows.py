@@ -6,6 +6,7 @@ import contextlib
 import functools
 from collections.abc import Iterator
 
+import archives
 import cases
 import growth
 from cases import Lazy
@@ -52,4 +53,5 @@ class Rows:
             yield from cases.open_rows(lazy, size)
         *_, (largest, lazy) = self.twins.items()
         yield from growth.rows(lazy, largest, self.twins["10"])
+        yield from archives.rows(self._place)
         yield from cases.process_rows(self.twins["10"])

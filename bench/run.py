@@ -17,6 +17,7 @@ from pathlib import Path
 # From a checkout too, where the package may not be installed.
 sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
 
+import archive_peers
 import check
 import peers
 import table
@@ -59,7 +60,8 @@ def _peers(rows: Rows, place: str, options: argparse.Namespace) -> list[peers.Pe
     sizes = {"10": (10, rows.twins["10"])}
     if not options.quick:
         sizes["1,000"] = (1_000, rows.twins["1,000"])
-    return [row for row in peers.rows(place, sizes) if _matches(row.name, options.only)]
+    found = (*peers.rows(place, sizes), *archive_peers.rows(place))
+    return [row for row in found if _matches(row.name, options.only)]
 
 
 def _options() -> argparse.Namespace:

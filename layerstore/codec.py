@@ -45,7 +45,7 @@ TAGS: Final[dict[str, type[Any]]] = {
     "trash.empty.intended.v2": e.TrashEmptyIntended,
     "trash.emptied.v1": e.TrashEmptied,
     "trash.empty.undone.v1": e.TrashEmptyUndone,
-    "layer.adopted.v2": e.LayerAdopted,
+    "layer.adopted.v3": e.LayerAdopted,
     "layer.forgotten.v1": e.LayerForgotten,
     "layer.isolated.v1": e.LayerIsolated,
     "layer.restored.v1": e.LayerRestored,
@@ -69,7 +69,8 @@ UPCASTS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
         {"uid": None, "gid": None, "project": 0, "size": 0},
     ),
     "trash.empty.intended.v1": ("trash.empty.intended.v2", {"project": 0}),
-    "layer.adopted.v1": ("layer.adopted.v2", {"project": 0, "size": 0}),
+    "layer.adopted.v1": ("layer.adopted.v3", {"project": 0, "size": 0, "commits_parent": False}),
+    "layer.adopted.v2": ("layer.adopted.v3", {"commits_parent": False}),
     "tree.correct.intended.v1": ("tree.correct.intended.v2", {"project": 0}),
 }
 """Tags that are only read any more: the next version, and what it has that they did not say."""

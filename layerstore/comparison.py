@@ -187,14 +187,16 @@ def _adopt(
 
         def decision(tx: Transaction, event: e.LayerAdopted = event) -> e.Event | None:
             tx.require_idle(event.layer)
-            parent_known = event.parent is None or tx.layer(event.parent) is not None
+            above = None if event.parent is None else tx.layer(event.parent)
+            parent_known = event.parent is None or above is not None
             known = tx.layer(event.layer) or tx.one(sql.SELECT_LAYER_BY_LINK, link=event.link)
             whole = files.read_link(hands.home, event.layer) == event.link
             fits = parent_known and event.depth <= MAX_DEPTH
             if not whole or not fits or known:
                 return None
             project, size = projects.found_at(tx, hands.home, event.layer)
-            return attrs.evolve(event, project=project, size=size)
+            commits = above is not None and not above.committed
+            return attrs.evolve(event, project=project, size=size, commits_parent=commits)
 
         message = f"{name} was taken into the index"
         yield from _attempt(hands, "adopted", name, message, _single(decision))

@@ -267,6 +267,8 @@ class LayerAdopted:
     project: int = 0
     """The project id that its directory has, with the limit in bytes."""
     size: int = 0
+    commits_parent: bool = False
+    """The index has its parent as one that was never built upon: its create was lost with the rest."""
 
 
 @attrs.frozen

@@ -264,6 +264,8 @@ def _adopted(connection: Connection, row: RowFacts, event: e.LayerAdopted) -> No
     )
     if event.project:
         _take_project(connection, row, event.layer, event.project, event.size)
+    if event.commits_parent:
+        connection.execute(sql.COMMIT_LAYER, {"id": event.parent})
 
 
 def _isolated(connection: Connection, row: RowFacts, event: e.LayerIsolated) -> None:

@@ -203,6 +203,7 @@ STATEMENTS: dict[str, Any] = {
         draining=0,
         durable=case((B("durable") == 1, 1), else_=layers.c.durable),
     ),
+    "COMMIT_LAYER": update(layers).where(layers.c.id == B("id")).values(committed=1, used=1),
     "CREATED_LAYER": update(layers)
     .where(layers.c.id == B("id"))
     .values(created_at=B("at"), created_seq=B("seq")),

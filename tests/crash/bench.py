@@ -47,7 +47,7 @@ PATIENCE = 90
 """Seconds after which a child that hangs is ended, and counts as a failure."""
 
 Kind = Literal["call", "point"]
-Mode = Literal["before", "after", "torn", "eio", "enospc"]
+Mode = Literal["before", "after", "torn", "eio", "enospc", "cut"]
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -210,6 +210,8 @@ class Bench:
     kept: list[int] = attrs.Factory(list)
     """Descriptors that a child left for after its death."""
     judge: Judge | None = None
+    leftovers: bool = False
+    """Whether an empty `merged` may stay until its layer is used."""
     known: Counter[str] | None = None
     """In the judge's process: how often which home was judged. None: each is worked with again."""
 
@@ -336,6 +338,10 @@ class Bench:
         `marked`: two calls that change nothing enclose what the fault is meant for.
         """
         self.renew(self.start)
+        return self.once(fault, marked=marked)
+
+    def once(self, fault: Fault, *, marked: bool = False) -> Ended:
+        """The scenario in what is there, with one fault."""
 
         def work(live: Live, say: Callable[[Any], None]) -> None:
             with self.patched():
@@ -369,7 +375,7 @@ class Bench:
         case = Case(
             done=len(ended.acknowledged),
             links=links | _links(ended),
-            seq=max((value.get("seq", 0) for value in ended.acknowledged), default=0),
+            seq=self.sure(ended),
             foreign=[entry["foreign"] for entry in ended.lines if entry.get("foreign")],
         )
         if self.judge is None:
@@ -384,6 +390,14 @@ class Bench:
             self.dismiss()
         return answer
 
+    def sure(self, ended: Ended) -> int:
+        """The last event that must be there."""
+        return max((value.get("seq", 0) for value in ended.acknowledged), default=0)
+
+    def lasting(self, case: Case, allowed: list[State]) -> list[State]:
+        """What may be left, of the states that the scenario passed through."""
+        return allowed
+
     def dismiss(self) -> None:
         if self.judge is not None:
             self.judge.end()
@@ -397,6 +411,7 @@ class Bench:
         try:
             with self.patched():
                 settled = mend(self.home, self.scenario.mends)
+            allowed = self.lasting(case, allowed)
             for descriptor in kept:
                 os.close(descriptor)
             judge(
@@ -413,6 +428,7 @@ class Bench:
                     if isinstance(verb, Create)
                 ],
                 known=self.known,
+                leftovers=self.leftovers,
             )
         except Violation as violation:
             return f"{violation}\nrecovery settled: {settled}"

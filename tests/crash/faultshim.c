@@ -7,6 +7,8 @@
  *   BEFORE   with SIGKILL in front of the call: it is not made;
  *   AFTER    behind it: it is made, and nobody learns of it;
  *   TORN     in the middle of a write: the first half of the bytes is written;
+ *   CUT      in front of the call, after the power of its disk: the file system is shut down as it
+ *            lies on the disk, with nothing of what it has in memory;
  * or it lets that one call fail, without making it, and the process live:
  *   EIO      with an I/O error;
  *   ENOSPC   as on a full disk.
@@ -30,14 +32,16 @@
 extern int getpid(void);
 extern int kill(int, int);
 extern int access(const char *, int);
+extern int ioctl(int, unsigned long, ...);
 
-enum mode { COUNT, BEFORE, AFTER, TORN, FAIL_EIO, FAIL_ENOSPC };
+enum mode { COUNT, BEFORE, AFTER, TORN, FAIL_EIO, FAIL_ENOSPC, CUT };
 typedef long (*call)(long, long, long, long, long, long);
 
 static int armed;
 static enum mode mode;
 static long at, seen;
 static long ignored = -1;
+static int disk = -1;
 static const char *names[KEPT];
 
 void fault_arm(long number, int how) {
@@ -53,6 +57,15 @@ const char *fault_name(long number) {
 }
 /* Writes to this descriptor are the harness's own. */
 void fault_ignore(int descriptor) { ignored = descriptor; }
+/* The file system that a CUT shuts down. */
+void fault_disk(int descriptor) { disk = descriptor; }
+
+#define SHUTDOWN 0x8004587dUL /* EXT4_IOC_SHUTDOWN, XFS_IOC_GOINGDOWN */
+
+static void cut(void) {
+  unsigned int without_flushing_the_log = 2;
+  ioctl(disk, SHUTDOWN, &without_flushing_the_log);
+}
 
 static void die(void) {
   kill(getpid(), SIGKILL);
@@ -98,6 +111,8 @@ static long pass(const char *name, call real, int torn, long a, long b, long c, 
     real(a, b, c / 2, d, e, f);
   if (mode == AFTER)
     real(a, b, c, d, e, f);
+  if (mode == CUT)
+    cut();
   die();
   return -1;
 }

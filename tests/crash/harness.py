@@ -7,6 +7,7 @@
     double      SIGKILL at a call, then SIGKILL at a call of the recovery: pairs
     mutant      a changed protocol (--mutant NAME), until a sweep catches it
     failures    an I/O error from every sync and write, and no room for each call that takes some
+    powercut    the power of its disk is cut in front of a call, and at the end (FILE_SYSTEM:SCENARIO)
     living      many processes on one home, of which some are killed (--limit SECONDS)
     traffic     so many gets and puts (--limit PAIRS), and how large the journal's files become
     together    SIGKILL at the trace points of threads whose writes share a transaction
@@ -31,7 +32,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -396,6 +397,45 @@ def failures(options: argparse.Namespace, result: Result) -> None:
     return None
 
 
+def powercut(options: argparse.Namespace, result: Result) -> None:
+    """In front of all calls, or of a sample, and once behind the last one."""
+    from tests.crash.bench import Fault
+    from tests.crash.powercut import MUTANTS, cut_bench
+
+    patch = [MUTANTS[options.mutant].patch] if options.mutant else []
+    with cut_bench(options.scenario, *patch) as place:
+        if options.only:
+            return _one(place, options, result)
+        counted = place.act(Fault("call", -1))
+        message = counted.error if not counted.finished else place.verdict(counted)
+        if message:
+            result.fail(f"without a cut: {message}", "nothing")
+            return None
+        points: Sequence[int] = range(len(counted.names) + 1)
+        result.possible = len(points)
+        if options.limit and options.limit < len(points):
+            chance = random.Random(f"{options.seed} {options.scenario}")
+            chosen = chance.sample(points[:-1], options.limit - 1)
+            points = [*sorted(chosen), len(counted.names)]
+        # Behind the last call everything was acknowledged: that catches a mutant first.
+        for index in points if not result.mutant else reversed(points):
+            fault = Fault("call", index, "cut")
+            ended = place.act(fault)
+            if not ended.died and index < len(counted.names) - SLACK:
+                result.fail(f"the power was not cut: {ended.error}", fault)
+                return None
+            result.points += 1
+            result.kills += 1
+            if result.mutant:
+                message = place.verdict(ended)
+                if message:
+                    result.caught = f"{fault}: {message}"
+                    return None
+            else:
+                _judge(place, result, ended, fault)
+    return None
+
+
 def living(options: argparse.Namespace, result: Result) -> None:
     """Several processes on one home, for --limit seconds."""
     from tests.crash.invariants import Violation
@@ -470,6 +510,7 @@ CAMPAIGNS = {
     "mutant": mutant,
     "failures": failures,
     "living": living,
+    "powercut": powercut,
     "together": together,
     "soak": soak,
     "traffic": traffic,

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 from unittest import mock
 
 import attrs
@@ -34,7 +34,7 @@ from layerstore import (
 )
 from layerstore import events as e
 from layerstore.db import statements as sql
-from layerstore.fs import durable, layout, perform
+from layerstore.fs import applying, durable, layout, perform
 from layerstore.fs import steps as s
 from layerstore.fs.trace import trace
 from layerstore.journal import Journal, Transaction
@@ -154,6 +154,38 @@ def _outcome_early() -> contextlib.AbstractContextManager[None]:
         return intent
 
     return _patched((recovery, "run", run))
+
+
+def _applied_early() -> contextlib.AbstractContextManager[None]:
+    """The outcome of an apply is written when its archive is unpacked, beside the layer."""
+
+    def run(hands: recovery.Hands, decision: recovery.Decision) -> e.Intent | None:
+        if "apply_diff" not in decision.__qualname__:
+            return original(hands, decision)
+        decided: list[Any] = []
+
+        def remember(transaction: Transaction, operation: str) -> e.Intent | None:
+            intent = decision(transaction, operation)
+            decided[:] = [operation, intent]
+            return intent
+
+        recovery.begin(hands, remember)
+        operation, intent = decided
+        unpack, *rest = plan.forward(operation, intent)
+        performed = hands.performer.run((unpack,), name="apply", first=True)
+        hands.journal.finish(operation, plan.done(intent, performed), full=True)
+        trace("apply:outcome:after")
+        rest.append(s.RemoveTree(layout.trash(operation)))
+        hands.performer.run(tuple(rest), name="apply", first=True)
+        return cast("e.Intent", intent)
+
+    original = recovery.run
+    return _patched((recovery, "run", run))
+
+
+def _apply_unmarked() -> contextlib.AbstractContextManager[None]:
+    """Nothing beside what was unpacked says that it was all."""
+    return _patched((applying, "durable", mock.Mock(write_file=lambda *_, **__: None)))
 
 
 def _two_transactions() -> contextlib.AbstractContextManager[None]:
@@ -328,6 +360,36 @@ MUTANTS: Final = {
     ),
     "empty-undo": Mutant(
         "recovery gives up emptying the trash", "remove-base", _rule(Verb.EMPTY, Rule.UNDO)
+    ),
+    "apply-redo": Mutant(
+        "recovery finishes an apply whatever it finds", "apply-child", _rule(Verb.APPLY, Rule.REDO)
+    ),
+    "apply-undo": Mutant(
+        "recovery takes an apply back at any point", "apply-child", _rule(Verb.APPLY, Rule.UNDO)
+    ),
+    "apply-early": Mutant(
+        "the outcome of an apply is written before its rename", "apply-child", _applied_early
+    ),
+    "apply-unmarked": Mutant(
+        "an apply renames its content without a mark that it is whole",
+        "apply-child",
+        _apply_unmarked,
+    ),
+    "apply-replaced-stays": Mutant(
+        "an apply leaves what it staged where it was",
+        "apply-child",
+        _plans("_FORWARD", e.LayerApplyIntended, _without(s.MoveAside)),
+        always=True,
+    ),
+    "apply-empty-undo": Mutant(
+        "recovery forgets what an apply put into the trash",
+        "apply-child",
+        _rule(Verb.EMPTY, Rule.UNDO),
+    ),
+    "apply-half-stays": Mutant(
+        "the undo of an apply leaves what was unpacked",
+        "apply-child",
+        _plans("_BACKWARD", e.LayerApplyIntended, _without(s.RemoveTree)),
     ),
     "intent-late": Mutant("the intent is written after the effects", "create-child", _intent_late),
     "outcome-early": Mutant(

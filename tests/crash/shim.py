@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("faultshim.c")
-MODES = {"count": 0, "before": 1, "after": 2, "torn": 3, "eio": 4, "enospc": 5}
+MODES = {"count": 0, "before": 1, "after": 2, "torn": 3, "eio": 4, "enospc": 5, "cut": 6}
 SYNCS = ("fsync", "fdatasync", "syncfs")
 """The calls whose failure leaves nobody knowing what is on the disk."""
 TORN = ("write", "pwrite", "pwrite64")
@@ -73,3 +73,8 @@ def ignore(descriptor: int) -> None:
     """Do not count writes to this descriptor."""
     if LOADED:
         _libc.fault_ignore(descriptor)
+
+
+def on_disk(descriptor: int) -> None:
+    """Which file system goes down where a process dies of a cut."""
+    _libc.fault_disk(descriptor)

@@ -701,6 +701,30 @@ def test_restored_snapshot_of_the_volume(ext4, worker, bare):
             pass
 
 
+def test_first_child_of_a_lost_intent_commits_its_parent(home):
+    """A parent is committed in the index too where its first child was adopted, as in the tree."""
+    with Store.open(home) as store:
+        store.create("p")
+        kept = home.parent / "kept.db"
+        engine.vacuum_into(str(home / layout.DATABASE), str(kept), timeout=5)
+        store.create("c", parent="p")
+    for suffix in ("-wal", "-shm"):
+        (home / f"{layout.DATABASE}{suffix}").unlink(missing_ok=True)
+    kept.replace(home / layout.DATABASE)
+    connection = engine.connect(str(home / layout.DATABASE), read_only=False, timeout=5)
+    connection.execute("INSERT INTO meta (key, value) VALUES ('compare', 'needed')")
+    connection.close()
+
+    with Store.open(home) as store:
+        assert ("adopted", "c") in [(item.what, item.layer) for item in store.settled]
+        assert store.layer("p").committed
+        check_settled(store)
+    with Store.open(home) as store:
+        store.remove("c")
+        assert store.layer("p").committed
+        check_settled(store)
+
+
 def test_comparison_leaves_alone_what_the_living_are_at(pair, worker, home):
     """A whole comparison while another process creates neither drops its link nor sweeps its staging."""
     other = worker(home)

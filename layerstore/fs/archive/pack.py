@@ -281,6 +281,9 @@ class _Packing:
                 if why is not None:
                     raise CannotPack(shown(path), why, hint=_REDIRECT_HINT)
             elif whiteout.is_kept(name):
+                if "=" in name:  # it ends the key of a record; no two programs agree on another way
+                    why = f"the name of its xattr {shown(os.fsencode(name))} has an '=' in it"
+                    raise CannotPack(shown(path), why)
                 value = whiteout.get(target, name)
                 if value is not None:
                     if name == "security.capability":

@@ -138,6 +138,15 @@ def test_a_name_that_would_be_a_whiteout_is_refused(bare: Path) -> None:
         packed(bare / "t")
 
 
+def test_an_xattr_that_no_record_can_name_is_refused(bare: Path) -> None:
+    """A record's key ends at its first '=': the xattr would come out under another name."""
+    (bare / "t").mkdir()
+    (bare / "t" / "f").touch()
+    os.setxattr(bare / "t" / "f", "user.b=c", b"x")
+    with pytest.raises(CannotPack, match="'='"):
+        packed(bare / "t")
+
+
 def test_sockets_are_left_out_and_told_of(bare: Path) -> None:
     """An archive has no kind for a socket."""
     (bare / "t").mkdir()

@@ -21,6 +21,7 @@ def snapshot(root: Path | str, *, times: bool = True) -> dict[str, dict[str, Any
     inodes: dict[tuple[int, int], str] = {}
     base = os.fsencode(root)
     for top, directories, files in os.walk(base):
+        directories.sort()  # the first name of a file is the same wherever it lies
         for name in sorted(directories + files):
             path = os.path.join(top, name)
             status = os.lstat(path)

@@ -1,0 +1,27 @@
+"""Owns one fresh process: it opens a store, applies an archive if it is given one, and prints its peak
+of memory in bytes.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from layerstore import Store
+
+
+def main() -> None:
+    with Store.open(sys.argv[1]) as store:
+        store.create("weighed")
+        for archive in sys.argv[2:]:
+            with open(archive, "rb", buffering=0) as file:
+                store.apply_diff("weighed", file)
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        store.remove("weighed")
+    assert found is not None
+    print(int(found[1]) * 1024)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,303 @@
+"""Owns power cuts: a verb's disk loses its power in front of any call; after the next boot all that was
+acknowledged under `full` is there, with its content, and nothing half-made is visible.
+
+    python -m tests.crash.harness powercut FILE_SYSTEM:SCENARIO [options]
+
+It is the bench of the kills on a disk of its own. What differs is what a cut takes, by design: the
+mounts, and with them their holds; a hold of a base layer, a get or put of which is not synced; the
+labels of a create whose intent was lost and whose layer was not (the tree decides); and what was
+written to a layer, until a child is made of it. And it may leave a `merged` whose mount is not on
+record, which nobody may remove before the kernel was asked: the next get or put of the layer does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from layerstore import Reader, plan
+from layerstore import events as e
+from layerstore.db import reserve
+from layerstore.fs import ballast, syscalls
+from layerstore.fs import steps as s
+from layerstore.journal import Journal, Transaction
+from tests.crash import bench as benches
+from tests.crash import shim
+from tests.crash.bench import Bench, Case, Ended, Fault, Patch, Snapshot, detach
+from tests.crash.disk import Disk
+from tests.crash.invariants import files_in, mounts_below
+from tests.crash.model import (
+    Accomplice,
+    Apply,
+    Create,
+    Facts,
+    Get,
+    KeepOpen,
+    Meanwhile,
+    Open,
+    Put,
+    State,
+    Verb,
+    Write,
+    ladder,
+)
+from tests.crash.mutants import Mutant, _patched, _plans, _without
+from tests.crash.scenarios import SCENARIOS, TEMPLATES, Scenario
+
+_WRITE = (Create("base"), Get("base"), Write("base", "etc", "of the base\n"), Put("base"))
+WRITTEN: Final = Scenario(
+    "create-on-written", "empty", (Open(), *_WRITE), (Create("a", Facts("base")),)
+)
+"""A base layer is written to, and a child is made of it: only a cut can tell whether that is synced."""
+FIRST: Final = Scenario(
+    "create-first-child", "empty", (Open(), Create("base")), (Create("a", Facts("base")),)
+)
+"""The parent is not committed yet, and on the disk already: nothing syncs the intent."""
+ALL: Final = {**SCENARIOS, WRITTEN.name: WRITTEN, FIRST.name: FIRST}
+BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
+_MARKS: Final = (Create, Apply)
+"""Verbs whose last event is synced when they answer."""
+
+
+@attrs.define
+class CutBench(Bench):
+    """A scenario on a disk whose power is cut."""
+
+    disk: Disk = attrs.field(kw_only=True)
+    booted: bool = False
+    """Whether the machine has another boot id than when the scenario ran."""
+
+    @property
+    def home(self) -> Path:
+        return self.disk.point / "home"
+
+    def prepare(self) -> None:
+        self.disk.make()
+        super().prepare()
+        mounted = () if self.start is None else self.start.mounted
+        self.start = Snapshot((), mounted)
+        self.power_off()
+        # The template is on the disk, whole: what is cut is the scenario.
+        os.sync()
+        self.disk.keep()
+
+    def renew(self, snapshot: Snapshot | None) -> None:
+        self.power_off()
+        if os.path.ismount(self.disk.point):
+            self.disk.unmount()
+        self.disk.renew()
+        for layer in snapshot.mounted if snapshot is not None else ():
+            benches._mount(os.fspath(self.home), layer)
+
+    def clean(self) -> None:
+        self.power_off()
+        if self.home.exists():
+            shutil.rmtree(self.home)
+
+    def power_off(self) -> None:
+        """Nothing of this boot is left in the kernel but the disk's own mount."""
+        self.drop_descriptors()
+        for point in reversed(mounts_below(self.disk.point)):
+            detach(point)
+        if self.booted:
+            detach(BOOT_ID)
+            self.booted = False
+
+    def act(self, fault: Fault, *, marked: bool = False) -> Ended:
+        """The scenario, its cut, and the next boot. Where the fault is behind the last call, the
+        power is cut when all has been acknowledged.
+        """
+        self.renew(self.start)
+        descriptor = self.disk.open()
+        shim.on_disk(descriptor)
+        try:
+            ended = self.once(fault)
+        finally:
+            os.close(descriptor)
+        if not ended.died and fault.index >= 0:
+            self.disk.cut()
+        self.power_off()
+        self.disk.unmount()
+        self.disk.mount()
+        self._boot()
+        return ended
+
+    def _boot(self) -> None:
+        boot_id = self.place / "boot_id"
+        boot_id.write_text(f"{uuid.uuid4()}\n")
+        syscalls.mount(os.fspath(boot_id), BOOT_ID, "", syscalls.MS_BIND, "")
+        self.booted = True
+
+    def sure(self, ended: Ended) -> int:
+        """Of the events that were acknowledged, the last that no cut may take."""
+        pairs = zip(self.scenario.when, ended.acknowledged, strict=False)
+        return max((v.get("seq", 0) for verb, v in pairs if isinstance(verb, _MARKS)), default=0)
+
+    # --- what may be left ---------------------------------------------------------------------
+
+    def lasting(self, case: Case, allowed: list[State]) -> list[State]:
+        """The same states, with what a cut may take. In the judge's process, on a mended home."""
+        verbs = (*self.scenario.given, *self.scenario.when[: case.done + 1])
+        passed = [state for step in ladder(self.first, verbs) for state in step]
+        with Reader.open(self.home) as reader:
+            holds = {(str(hold.layer), hold.holder): hold.count for hold in reader.holders()}
+            layers: dict[str, Facts] = {
+                layer.id: Facts(layer.parent, tuple(sorted(layer.labels.items())), layer.read_write)
+                for layer in reader.layers()
+            }
+        files = {layer: files_in(self.home / layer / "diff") for layer in layers}
+        unsynced = _unsynced(verbs, len(self.scenario.given) + case.done)
+        current = self.scenario.when[case.done : case.done + 1]
+        adopted = {
+            verb.layer: Facts(verb.facts.parent) for verb in current if isinstance(verb, Create)
+        }
+        # What another process had made when it was killed, and nobody had settled yet.
+        others = {
+            verb.layer: Facts(verb.facts.parent)
+            for other in verbs
+            if isinstance(other, Accomplice)
+            for verb in other.verbs
+            if isinstance(verb, Create)
+        }
+        found = []
+        for name, fact in others.items():
+            if layers.get(name) == fact:
+                allowed = [*allowed, *(state.with_layer(name, fact) for state in allowed)]
+        for state in allowed:
+            kept = {key: holds[key] for key in holds if _was(passed, key, holds[key], state)}
+            facts = {
+                name: adopted[name] if layers.get(name) == adopted.get(name, "") else known
+                for name, known in state.layers.items()
+            }
+            content = {
+                name: files[name]
+                if name in unsynced and name in files and _fits(files[name], name, passed)
+                else known
+                for name, known in state.files.items()
+            }
+            found.append(State(facts, kept, content))
+        return found
+
+
+def _was(passed: list[State], key: tuple[str, str], count: int, state: State) -> bool:
+    """Whether a base layer may be held so often: it was at some time, and nothing syncs that."""
+    layer = key[0]
+    if layer not in state.layers or state.layers[layer].parent is not None:
+        return False
+    return any(count == earlier.holds.get(key, 0) for earlier in passed)
+
+
+def _unsynced(verbs: tuple[Verb, ...], acknowledged: int) -> set[str]:
+    """Layers that were written to, and that no child was made of since then; or that nobody held
+    while it was done, so that the store does not know of it.
+    """
+    parents = {verb.layer: verb.facts.parent for verb in verbs if isinstance(verb, Create)}
+    found: set[str] = set()
+    held: set[str] = set()
+    for number, verb in enumerate(verbs):
+        if isinstance(verb, Get):
+            held.add(verb.layer)
+        elif isinstance(verb, Write):
+            found.add(verb.layer)
+        elif isinstance(verb, Create) and number < acknowledged:
+            above = verb.facts.parent
+            while above is not None:
+                found -= {above} & held
+                above = parents.get(above)
+    return found
+
+
+def _fits(files: Mapping[str, str], layer: str, passed: list[State]) -> bool:
+    """Whether what is there of a layer is the beginning of what was written."""
+    written: dict[str, str] = {}
+    for state in passed:
+        for name, text in state.files.get(layer, {}).items():
+            written[name] = max(text, written.get(name, ""), key=len)
+    return all(written.get(name, "").startswith(text) for name, text in files.items())
+
+
+@contextlib.contextmanager
+def cut_bench(name: str, patch: Patch = contextlib.nullcontext) -> Iterator[CutBench]:
+    """A bench for `file system:scenario`, on a disk of its own that is gone afterwards."""
+    kind, _, scenario = name.partition(":")
+    place = Path(tempfile.mkdtemp(prefix="layerstore-cut-", dir=benches.base()))
+    disk = Disk(place / "fs", kind)
+    made = CutBench(place, ALL[scenario], patch, leftovers=True, known=Counter(), disk=disk)
+    # As in the other campaigns: what is kept for full disks is not what is looked at.
+    ballast.PIECES, ballast.LARGEST, reserve.LARGEST = 2, ballast.SMALLEST, 16 << 12  # type: ignore[misc]
+    try:
+        made.prepare()
+        yield made
+    finally:
+        made.dismiss()
+        made.power_off()
+        if os.path.ismount(disk.point):
+            disk.unmount()
+        shutil.rmtree(place)
+
+
+def fits(scenario: Scenario) -> bool:
+    """Whether a scenario promises something to a cut: nobody else writes, nothing stays open."""
+    template = TEMPLATES[scenario.template]
+    verbs = (*template.verbs, *scenario.given, *scenario.when)
+    alone = not any(isinstance(verb, KeepOpen | Meanwhile) for verb in verbs)
+    full = not any(isinstance(v, Open) and v.durability != "full" for v in verbs)
+    return alone and full and scenario.mends != "adopt"
+
+
+# --- controls -----------------------------------------------------------------------------------
+
+
+def _unsynced_content(steps: plan.Steps) -> plan.Steps:
+    return tuple(
+        attrs.evolve(step, sync=False) if isinstance(step, s.Unpack) else step for step in steps
+    )
+
+
+def _unsynced_files(steps: plan.Steps) -> plan.Steps:
+    return tuple(
+        attrs.evolve(step, sync=False) if isinstance(step, s.WriteFile) else step
+        for step in steps
+        if not isinstance(step, s.SyncDirectory)
+    )
+
+
+def _never_full() -> contextlib.AbstractContextManager[None]:
+    """As many recipes for SQLite have it."""
+    begin = Journal.transaction
+
+    def transaction(self: Journal, *, full: bool) -> contextlib.AbstractContextManager[Transaction]:
+        return begin(self, full=False)
+
+    return _patched((Journal, "transaction", transaction))
+
+
+MUTANTS: Final = {
+    "content-unsynced": Mutant(
+        "the content of an apply is not synced before its outcome",
+        "apply-child",
+        _plans("_FORWARD", e.LayerApplyIntended, _unsynced_content),
+    ),
+    "files-unsynced": Mutant(
+        "the files of a create are not synced before its rename",
+        "create-child",
+        _plans("_FORWARD", e.LayerCreateIntended, _unsynced_files),
+    ),
+    "parent-unsynced": Mutant(
+        "a create does not sync what was written to its parent",
+        WRITTEN.name,
+        _plans("_FORWARD", e.LayerCreateIntended, _without(s.SyncFileSystem)),
+    ),
+    "never-full": Mutant("no outcome is committed with FULL", "create-child", _never_full),
+}
+"""Harmless as long as the power stays. Leaving out a sync of a directory is not among them: the log of
+ext4 and of XFS is one for all files, so that the next sync of any of them brings it to the disk."""
