@@ -1,0 +1,19 @@
+"""Owns images: from a docker-archive or an OCI layout to layers, and back; it must not print, nor
+know how a layer is made.
+
+    model      what an image is; chain ids, platforms, media types        pure
+    documents  the JSON of manifests, indexes and configs, checked        pure
+    files      where the files of an archive are: a tar, or a directory
+    reading    which image of an archive is meant, and of what it is made
+    streams    the bytes of a layer: digests checked, read ahead
+    records    what a store remembers of an image besides its layers
+    importing  layers of an image
+    writing    the tar of an image
+    exporting  an image of layers
+"""
+
+from layerstore.images.exporting import Exported, export_image
+from layerstore.images.importing import import_image
+from layerstore.images.model import Imported, ImportedLayer
+
+__all__ = ["Exported", "Imported", "ImportedLayer", "export_image", "import_image"]
