@@ -172,7 +172,6 @@ class _Import:
         return LayerStream(self._files.open(part.path), part, self._limits)
 
     def _make_layer(self, wanted: _Wanted, stream: LayerStream) -> None:
-        labels = {model.DIFF_LABEL: wanted.part.diff_id}
         for _ in range(_TRIES):
             there = self._look(wanted)
             if there is _There.WHOLE:
@@ -182,7 +181,7 @@ class _Import:
                 continue
             if there is _There.NOTHING:
                 try:
-                    made = self._store.create(wanted.id, parent=wanted.parent, labels=labels)
+                    made = self._store.create(wanted.id, parent=wanted.parent)
                 except LayerExists:
                     continue  # another import was faster
                 self._made[wanted.id] = made.link

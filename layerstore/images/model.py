@@ -34,9 +34,6 @@ TAGGED: Final = re.compile(
 )
 """A name that `docker load` takes."""
 
-DIFF_LABEL: Final = "layerstore.image.diff-id"
-"""The label of a layer that an import made: the DiffID that belongs into it."""
-
 _MACHINES: Final = {
     "x86_64": "amd64",
     "i386": "386",
