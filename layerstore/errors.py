@@ -104,8 +104,8 @@ class InvalidArchive(LayerstoreError):
 class InvalidImage(LayerstoreError):
     """An image that is incomplete, hostile, of a kind that is not known, or not what it says it is."""
 
-    def __init__(self, message: str, *, hint: str = "Make or fetch the archive again.") -> None:
-        super().__init__(message, hint=hint)
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint or "Make or fetch the archive again.")
 
 
 class CannotPack(LayerstoreError):

@@ -15,6 +15,7 @@ import click
 
 from layerstore.cli import progress
 from layerstore.cli.app import LAYER, App, Command, pass_app, resolve
+from layerstore.cli.output import clean, many
 from layerstore.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -48,9 +49,8 @@ def import_command(app: App, archive: str, platform: str | None, image: str | No
         return
     app.out.line(done.layer)
     new = sum(layer.new for layer in done.chain)
-    app.out.note(
-        f"{len(done.chain)} layers, {new} of them new; {', '.join(done.names) or 'no name'}"
-    )
+    named = clean(", ".join(done.names)) or "without a name"
+    app.out.note(f"{many(len(done.chain), 'layer')}, {new} new; {named}")
 
 
 @click.command("export", cls=Command)

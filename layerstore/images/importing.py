@@ -179,12 +179,8 @@ class _Import:
             if there is _There.BROKEN:
                 self._remove_broken(wanted.id)
                 continue
-            if there is _There.NOTHING:
-                try:
-                    made = self._store.create(wanted.id, parent=wanted.parent)
-                except LayerExists:
-                    continue  # another import was faster
-                self._made[wanted.id] = made.link
+            if there is _There.NOTHING and not self._create(wanted):
+                continue  # another import was faster
             try:
                 self._apply(wanted, stream)
             except (AlreadyApplied, HasChildren, LayerHeld, LayerNotEmpty, UnknownLayer):
@@ -197,6 +193,21 @@ class _Import:
             f"Layer {wanted.id} is made and taken away by somebody else all the time.",
             hint="Wait until other imports have ended, then try again.",
         )
+
+    def _create(self, wanted: _Wanted) -> bool:
+        """Make an empty layer; False if there is one by now."""
+        try:
+            made = self._store.create(wanted.id, parent=wanted.parent)
+        except LayerExists:
+            return False
+        except BaseException:
+            with contextlib.suppress(LayerstoreError):  # it may be there all the same
+                found = self._store.layer(wanted.id)
+                if not found.applied:
+                    self._take_away(wanted.id, found.link)
+            raise
+        self._made[wanted.id] = made.link
+        return True
 
     def _apply(self, wanted: _Wanted, stream: LayerStream) -> None:
         """Fill an empty layer. One whose archive broke off goes away at once: nobody can use it."""
