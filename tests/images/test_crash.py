@@ -87,7 +87,7 @@ def check_between(home: Path) -> None:
         if list(records.listed(store)):
             assert 2 == len(whole)
     own = set(os.listdir(home / layout.OWN))
-    assert own <= OWN_NAMES | {"images"}
+    assert own <= OWN_NAMES
 
 
 def check_end(home: Path, archive: Path) -> None:
