@@ -30,8 +30,17 @@ if TYPE_CHECKING:
     help="Of an image for several platforms, take this one.  [default: this machine's]",
 )
 @click.option("--image", metavar="NAME", help="Of several images, the one of this name or digest.")
+@click.option("--max-size", type=click.IntRange(1), metavar="BYTES", help="Refuse larger layers.")
+@click.option("--max-entries", type=click.IntRange(1), metavar="N", help="The same by entries.")
 @pass_app
-def import_command(app: App, archive: str, platform: str | None, image: str | None) -> None:
+def import_command(
+    app: App,
+    archive: str,
+    platform: str | None,
+    image: str | None,
+    max_size: int | None,
+    max_entries: int | None,
+) -> None:
     """Make layers of an image.
 
     ARCHIVE is what 'docker save' or 'skopeo copy' write: a docker-archive or an OCI layout, as a tar
@@ -39,11 +48,20 @@ def import_command(app: App, archive: str, platform: str | None, image: str | No
     ids, so that images share what they have in common, and an import that was interrupted goes on
     when it is repeated. Prints the id of the top layer.
     """
+    from layerstore.fs.archive import Limits
     from layerstore.images import import_image
 
+    limits = Limits()
+    limits = Limits(max_size or limits.bytes, max_entries or limits.entries)
     with app.store() as store, progress.bar(app.out, "importing") as advance:
-        source = sys.stdin.buffer if archive == "-" else archive
-        done = import_image(store, source, platform=platform, name=image, progress=advance)
+        done = import_image(
+            store,
+            sys.stdin.buffer if archive == "-" else archive,
+            platform=platform,
+            name=image,
+            limits=limits if max_size or max_entries else None,
+            progress=advance,
+        )
     if app.out.json:
         app.out.document(**attrs.asdict(done, recurse=False))
         return

@@ -10,10 +10,32 @@ know how a layer is made.
     importing  layers of an image
     writing    the tar of an image
     exporting  an image of layers
+
+The public names are resolved when they are asked for: a question needs the records alone.
 """
 
-from layerstore.images.exporting import Exported, export_image
-from layerstore.images.importing import import_image
-from layerstore.images.model import Imported, ImportedLayer
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from layerstore.images.exporting import Exported, export_image
+    from layerstore.images.importing import import_image
+    from layerstore.images.model import Imported, ImportedLayer
+
+_HOMES = {
+    "Exported": "exporting",
+    "Imported": "model",
+    "ImportedLayer": "model",
+    "export_image": "exporting",
+    "import_image": "importing",
+}
 
 __all__ = ["Exported", "Imported", "ImportedLayer", "export_image", "import_image"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -14,7 +14,9 @@ from layerstore.images import model
 
 LARGEST: Final = 4 << 20
 """Bytes of one document: what registries take."""
-MOST: Final = 2_000
+ALTOGETHER: Final = 64 << 20
+"""Bytes of all documents that are read of one archive."""
+MOST: Final = 1_000
 """Entries of one list."""
 
 

@@ -48,6 +48,9 @@ Progress = Callable[[int, int], None]
 _TRIES: Final = 5
 """How often a layer is looked at again that somebody else makes or takes away meanwhile."""
 
+_TAKEN: Final = (AlreadyApplied, HasChildren, LayerHeld, LayerNotEmpty, UnknownLayer)
+"""Somebody else has an empty layer by now."""
+
 
 def import_image(
     store: Store,
@@ -67,7 +70,7 @@ def import_image(
     """
     with files.opened(source) as opened:
         image = reading.find(opened, platform=platform, name=name)
-        return _Import(store, opened, image, limits or Limits(), progress).run()
+        return _Import(store, opened, image, limits, progress).run()
 
 
 @attrs.frozen
@@ -92,7 +95,7 @@ class _Import:
         store: Store,
         opened: files.Files,
         image: model.Image,
-        limits: Limits,
+        limits: Limits | None,
         progress: Progress | None,
     ) -> None:
         self._store = store
@@ -169,9 +172,10 @@ class _Import:
                 stream.close()
 
     def _stream(self, part: model.Part) -> LayerStream:
-        return LayerStream(self._files.open(part.path), part, self._limits)
+        return LayerStream(self._files.open(part.path), part, self._limits or Limits())
 
     def _make_layer(self, wanted: _Wanted, stream: LayerStream) -> None:
+        last: LayerstoreError | None = None
         for _ in range(_TRIES):
             there = self._look(wanted)
             if there is _There.WHOLE:
@@ -183,13 +187,14 @@ class _Import:
                 continue  # another import was faster
             try:
                 self._apply(wanted, stream)
-            except (AlreadyApplied, HasChildren, LayerHeld, LayerNotEmpty, UnknownLayer):
+            except _TAKEN as error:
                 self._made.pop(wanted.id, None)  # another import fills it, or took it away
                 if stream.touched:
                     raise
+                last = error
                 continue
             return
-        raise LayerstoreError(
+        raise last or LayerstoreError(
             f"Layer {wanted.id} is made and taken away by somebody else all the time.",
             hint="Wait until other imports have ended, then try again.",
         )
@@ -199,6 +204,8 @@ class _Import:
         try:
             made = self._store.create(wanted.id, parent=wanted.parent)
         except LayerExists:
+            if not self._store.exists(wanted.id):
+                raise  # the tree has it, and the index does not
             return False
         except BaseException:
             with contextlib.suppress(LayerstoreError):  # it may be there all the same
@@ -213,10 +220,11 @@ class _Import:
         """Fill an empty layer. One whose archive broke off goes away at once: nobody can use it."""
         link = self._store.layer(wanted.id).link
         try:
-            done = self._store.apply_diff(wanted.id, _Told(stream, self._tell))
+            told = _Told(stream, self._tell)
+            done = self._store.apply_diff(wanted.id, told, limits=self._limits)
             if done.diff_id != wanted.part.diff_id:
                 raise InvalidImage(f"{wanted.part.path} became {done.diff_id} while it was read.")
-        except (AlreadyApplied, HasChildren, LayerHeld, LayerNotEmpty, UnknownLayer):
+        except _TAKEN:
             raise
         except BaseException:
             self._take_away(wanted.id, link)

@@ -19,7 +19,7 @@ from layerstore.images.files import Files, checked
 
 _DEEPEST: Final = 8
 """How deep indexes may be nested."""
-_DOCUMENTS: Final = 1_000
+_DOCUMENTS: Final = 500
 """How many manifests and indexes are looked at."""
 _CONFIG_NAME: Final = re.compile(r"(?:blobs/sha256/)?([0-9a-f]{64})(?:\.json)?")
 
@@ -31,14 +31,15 @@ def find(files: Files, *, platform: str | None = None, name: str | None = None) 
     where several fit, it lists them.
     """
     wanted = None if platform is None else model.parse_platform(platform)
+    read = _Documents(files)
     if files.has("index.json"):
-        layout = documents.as_object(_document(files, "oci-layout"), "oci-layout")
+        layout = documents.as_object(read.document("oci-layout"), "oci-layout")
         version = documents.text_in(layout, "imageLayoutVersion", "oci-layout")
         if not version.startswith("1."):
             raise InvalidImage(f"oci-layout has the version {version!r}; 1.0.0 is known.")
-        return _chosen(_of_layout(files, wanted), wanted, name)
+        return _chosen(_of_layout(read, wanted), wanted, name)
     if files.has("manifest.json"):
-        return _chosen(_of_docker(files), wanted, name)
+        return _chosen(_of_docker(read), wanted, name)
     if files.has("repositories"):
         raise InvalidImage(
             "The archive has no manifest.json: it was saved by Docker before 1.10.",
@@ -51,41 +52,59 @@ def find(files: Files, *, platform: str | None = None, name: str | None = None) 
     )
 
 
-# --- reading ------------------------------------------------------------------------------------
+class _Documents:
+    """Reads the documents of an archive, each once however many others point to it."""
 
+    def __init__(self, files: Files) -> None:
+        self.files = files
+        self._left = documents.ALTOGETHER
+        self._read: dict[str, bytes] = {}
+        self._parsed: dict[str, Any] = {}
 
-def _bytes(files: Files, path: str) -> bytes:
-    file = files.open(path)
-    try:
-        if file.size > documents.LARGEST:
+    def content(self, path: str) -> bytes:
+        if path not in self._read:
+            self._read[path] = self._content(path)
+        return self._read[path]
+
+    def _content(self, path: str) -> bytes:
+        file = self.files.open(path)
+        try:
+            if file.size > documents.LARGEST:
+                raise InvalidImage(
+                    f"{path} has {file.size} bytes; more than {documents.LARGEST} are not read."
+                )
+            self._left -= file.size
+            if self._left < 0:
+                raise InvalidImage(
+                    f"The archive has more than {documents.ALTOGETHER} bytes of documents."
+                )
+            parts = []
+            while more := file.read(file.size):
+                parts.append(more)
+        finally:
+            file.close()
+        return b"".join(parts)
+
+    def document(self, path: str) -> Any:
+        if path not in self._parsed:
+            self._parsed[path] = documents.parse(self.content(path), path)
+        return self._parsed[path]
+
+    def verified(self, at: model.Descriptor) -> bytes:
+        """A blob that has the size and the digest which are said."""
+        if at.size > documents.LARGEST:
             raise InvalidImage(
-                f"{path} has {file.size} bytes; more than {documents.LARGEST} are not read."
+                f"{at.digest} has {at.size} bytes; more than {documents.LARGEST} are not read."
             )
-        data = b""
-        while more := file.read(file.size):
-            data += more
-    finally:
-        file.close()
-    return data
-
-
-def _document(files: Files, path: str) -> Any:
-    return documents.parse(_bytes(files, path), path)
-
-
-def _blob(files: Files, at: model.Descriptor) -> bytes:
-    """A document by its descriptor."""
-    if at.size > documents.LARGEST:
-        raise InvalidImage(
-            f"{at.digest} has {at.size} bytes; more than {documents.LARGEST} are not read."
-        )
-    data = _bytes(files, at.path)
-    if len(data) != at.size:
-        raise InvalidImage(f"{at.path} has {len(data)} bytes, and {at.size} are said.")
-    found = hashlib.new(at.digest.partition(":")[0], data).hexdigest()
-    if found != at.digest.partition(":")[2]:
-        raise InvalidImage(f"{at.path} is not what its digest says: it was damaged or replaced.")
-    return data
+        data = self.content(at.path)
+        if len(data) != at.size:
+            raise InvalidImage(f"{at.path} has {len(data)} bytes, and {at.size} are said.")
+        algorithm, _, encoded = at.digest.partition(":")
+        if hashlib.new(algorithm, data).hexdigest() != encoded:
+            raise InvalidImage(
+                f"{at.path} is not what its digest says: it was damaged or replaced."
+            )
+        return data
 
 
 # --- choosing -----------------------------------------------------------------------------------
@@ -150,11 +169,11 @@ def _listed(images: list[model.Image]) -> str:
 # --- OCI layouts ----------------------------------------------------------------------------------
 
 
-def _of_layout(files: Files, wanted: model.Platform | None) -> Iterator[model.Image]:
+def _of_layout(read: _Documents, wanted: model.Platform | None) -> Iterator[model.Image]:
     """The images of an OCI layout. Of one for another platform its index alone is read."""
-    index = documents.as_object(_document(files, "index.json"), "index.json")
+    index = documents.as_object(read.document("index.json"), "index.json")
     documents.kind(index, "", "index.json")
-    leaves = list(_leaves(files, index, "index.json", (), [_DOCUMENTS], 1))
+    leaves = list(_leaves(read, index, "index.json", (), [_DOCUMENTS], 1))
     if len(leaves) > 1:
         machine = wanted or model.this_machine(os.uname().machine)
         for at, _ in leaves:
@@ -167,16 +186,16 @@ def _of_layout(files: Files, wanted: model.Platform | None) -> Iterator[model.Im
                 hint=f"--platform chooses one: {', '.join(kinds)}.",
             )
         leaves = [x for x in leaves if x[0].platform is None or x[0].platform.fits(machine)]
-    tags = _tags(files)
+    tags = _tags(read)
     for at, manifest in leaves:
-        image = _of_manifest(files, at, manifest)
+        image = _of_manifest(read, at, manifest)
         encoded = image.config_digest.partition(":")[2]
         names = tuple(dict.fromkeys((*tags.get(encoded, ()), *image.names)))
         yield model.Image(image.config, image.config_digest, image.platform, image.parts, names)
 
 
 def _leaves(
-    files: Files,
+    read: _Documents,
     index: dict[str, Any],
     name: str,
     names: tuple[str, ...],
@@ -196,23 +215,24 @@ def _leaves(
         left[0] -= 1
         if left[0] < 0:
             raise InvalidImage(f"The archive has more than {_DOCUMENTS} manifests and indexes.")
-        found = documents.as_object(documents.parse(_blob(files, at), at.path), at.path)
+        read.verified(at)
+        found = documents.as_object(read.document(at.path), at.path)
         at = model.Descriptor(at.media_type, at.digest, at.size, at.platform, at.names or names)
         if documents.kind(found, at.media_type, at.path) == "index":
-            yield from _leaves(files, found, at.path, at.names, left, depth + 1)
+            yield from _leaves(read, found, at.path, at.names, left, depth + 1)
         else:
             yield at, found
 
 
-def _of_manifest(files: Files, at: model.Descriptor, manifest: dict[str, Any]) -> model.Image:
+def _of_manifest(read: _Documents, at: model.Descriptor, manifest: dict[str, Any]) -> model.Image:
     config_at = documents.descriptor(manifest.get("config"), f"The config of {at.path}")
     if config_at.media_type not in model.CONFIGS:
         raise InvalidImage(
             f"{at.path} is no image: its config has the media type {config_at.media_type!r}.",
             hint="An artifact or a plugin has no layers that a store could keep.",
         )
-    config = _blob(files, config_at)
-    fields = documents.as_object(documents.parse(config, config_at.path), config_at.path)
+    config = read.verified(config_at)
+    fields = documents.as_object(read.document(config_at.path), config_at.path)
     diff_ids = documents.rootfs(fields, config_at.path)
     layers = documents.list_in(manifest, "layers", at.path)
     _check_count(len(layers), len(diff_ids), at.path)
@@ -243,32 +263,32 @@ def _sha256(data: bytes) -> str:
 # --- docker-archives ------------------------------------------------------------------------------
 
 
-def _entries(files: Files) -> Iterator[tuple[dict[str, Any], str]]:
-    found = _document(files, "manifest.json")
+def _entries(read: _Documents) -> Iterator[tuple[dict[str, Any], str]]:
+    found = read.document("manifest.json")
     for entry in documents.list_in({"images": found}, "images", "manifest.json"):
         fields = documents.as_object(entry, "An entry of manifest.json")
         yield fields, checked(documents.text_in(fields, "Config", "manifest.json"))
 
 
-def _tags(files: Files) -> dict[str, list[str]]:
+def _tags(read: _Documents) -> dict[str, list[str]]:
     """The names that a manifest.json beside an index has for each config, by its digest."""
     found: dict[str, list[str]] = {}
-    if files.has("manifest.json"):
-        for fields, path in _entries(files):
+    if read.files.has("manifest.json"):
+        for fields, path in _entries(read):
             if named := _CONFIG_NAME.fullmatch(path):
                 names = documents.texts_in(fields, "RepoTags", "manifest.json")
                 found.setdefault(named[1], []).extend(names)
     return found
 
 
-def _of_docker(files: Files) -> Iterator[model.Image]:
-    for fields, path in _entries(files):
-        config = _bytes(files, path)
+def _of_docker(read: _Documents) -> Iterator[model.Image]:
+    for fields, path in _entries(read):
+        config = read.content(path)
         digest = _sha256(config)
         named = _CONFIG_NAME.fullmatch(path)
         if named and digest != f"sha256:{named[1]}":
             raise InvalidImage(f"{path} is not what its name says: it was damaged or replaced.")
-        about = documents.as_object(documents.parse(config, path), path)
+        about = documents.as_object(read.document(path), path)
         diff_ids = documents.rootfs(about, path)
         layers = [checked(x) for x in documents.texts_in(fields, "Layers", "manifest.json")]
         _check_count(len(layers), len(diff_ids), "manifest.json")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.running import PROGRAM, Program, environment
+from tests.cli.test_imports import HEAVY_TO_READ, imported
 from tests.images.build import HIGH, LOW, THERE, config_of, docker, dumped, sha, tar
 
 pytestmark = pytest.mark.root
@@ -40,6 +41,12 @@ def test_in_and_out_again(home: Path, tmp_path: Path) -> None:
     assert sha(dumped(config_of([LOW, HIGH]))) == document["config_digest"]
     assert {"platform": "linux/amd64", "names": ["web:1"]}.items() < document.items()
     assert ["a.tar", "b.tar"] == sorted(os.listdir(tmp_path))
+    told = f"Image:      web:1 {document['config_digest']}"
+    assert told in program("inspect", top).out
+    images = program("--json", "inspect", top).json["images"]
+    assert [{"config_digest": document["config_digest"], "names": ["web:1"]}] == images
+    below = document["chain"][0]["id"]
+    assert [] == program("--json", "inspect", below).json["images"]
 
 
 def test_export_options(home: Path, tmp_path: Path) -> None:
@@ -69,6 +76,9 @@ def test_import_options(home: Path, tmp_path: Path) -> None:
     assert "web:1" in program("import", path, "--image", "db", code=1).err
     assert "no platform" in program("import", path, "--platform", "x", code=16).err
     assert "nothing" in program("import", str(tmp_path / "nothing"), code=1).err
+    assert "more than 1 entries" in program("import", path, "--max-entries", "1", code=1).err
+    assert "larger than 1 bytes" in program("import", path, "--max-size", "1", code=1).err
+    assert "" == program("ls", "-q").out
     program("import", path, "--platform", "linux/s390x", "--image", "web:1")
 
 
@@ -91,3 +101,10 @@ def test_a_bar_is_for_terminals(home: Path, tmp_path: Path) -> None:
     assert 65 == len(done.stdout)
     assert "importing" in shown
     assert "2 layers" in shown
+
+
+def test_inspect_of_an_image_imports_nothing_heavy(home: Path, tmp_path: Path) -> None:
+    """The records of images cost a question no more than reading a file."""
+    program = Program(home)
+    top = program("import", str(tar(tmp_path / "a.tar", docker([LOW])))).out.strip()
+    assert set() == HEAVY_TO_READ & imported(home, "inspect", top)

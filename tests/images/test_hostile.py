@@ -6,6 +6,7 @@ import json
 import os
 import tarfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,14 @@ def wide() -> Files:
     for _ in range(4):
         at = made.blob(made.index([at] * 12), f"{OCI}.index.v1+json")
     return made.whole(at)
+
+
+def amplified() -> Files:
+    """Many large documents."""
+    made = Layout()
+    texts = [f"{number}" + "y" * (3 << 20) for number in range(24)]
+    entries = [made.image(LAYERS, edit_config=partial(dict.update, x=text)) for text in texts]
+    return made.whole(*entries)
 
 
 def docker_config(value: Any) -> Files:
@@ -204,7 +213,8 @@ MATRIX: dict[str, tuple[Callable[[], Files], str]] = {
     "layer-text": (lambda: manifest(lambda m: m.update(layers=["a", "b"])), "is no JSON object"),
     "no-config": (lambda: manifest(lambda m: m.update(config=None)), "config of .* is no JSON"),
     "nested-deep": (lambda: nested(20), "in more than 8 others"),
-    "nested-wide": (wide, "more than 1000 manifests"),
+    "nested-wide": (wide, "more than 500 manifests"),
+    "large-altogether": (amplified, "more than 67108864 bytes of documents"),
     "index-list": (lambda: index([]), "index.json is no JSON object"),
     "index-empty": (lambda: index({"schemaVersion": 2, "manifests": []}), "There is no image"),
     "index-garbage": (lambda: index(b"{"), "index.json is no JSON document"),
