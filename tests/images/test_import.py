@@ -15,9 +15,10 @@ import pytest
 
 from layerstore import Store
 from layerstore.audit import audit
-from layerstore.errors import InvalidImage, InvalidOption, LayerDiffers
-from layerstore.fs import layout
-from layerstore.images import Imported, import_image, model, records
+from layerstore.errors import DiskFull, InvalidImage, InvalidOption, LayerDiffers
+from layerstore.fs import layout, syscalls
+from layerstore.images import Imported, export_image, import_image, model, records
+from tests.fs.archive.trees import END, entry
 from tests.images.build import (
     EMPTY,
     HERE,
@@ -317,3 +318,34 @@ def test_progress_is_told(home: Path, tmp_path: Path) -> None:
     total = len(LOW) + len(HIGH)
     assert (total, total) == told[-1]
     assert told == sorted(told)
+
+
+def test_ids_are_mapped(bare: Path, tmp_path: Path) -> None:
+    """On disk a layer belongs to what root stands for; what is exported is the image again."""
+    Store.initialize(bare / "mapped")
+    maps = ["0:100000:65536"]
+    path = tar(tmp_path / "a.tar", docker(LAYERS))
+    with Store.open(bare / "mapped", uid_maps=maps, gid_maps=maps) as store:
+        done = import_image(store, path)
+        status = (store.home / IDS[0] / "diff/etc/os").stat()
+        assert (100000, 100000) == (status.st_uid, status.st_gid)
+        file = io.BytesIO()
+        assert export_image(store, done.layer, file).same_config
+
+
+def test_a_full_disk(bare: Path, tmp_path: Path) -> None:
+    """An image that is too large is taken away again; when there is room, it is imported."""
+    place = bare / "small"
+    place.mkdir()
+    syscalls.mount("small", str(place), "tmpfs", 0, "size=40m,mode=0755")
+    Store.initialize(place / "home")
+    large = entry("large", os.urandom(24 << 20)) + END
+    path = tar(tmp_path / "a.tar", docker([LOW, large]))
+    with Store.open(place / "home") as store:
+        (place / "other").write_bytes(bytes(18 << 20))
+        with pytest.raises(DiskFull):
+            import_image(store, path)
+        assert [] == list(store.layers())
+        (place / "other").unlink()
+        assert 2 == len(import_image(store, path).chain)
+    assert not audit(place / "home").findings
