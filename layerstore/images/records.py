@@ -12,15 +12,19 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
 
+from layerstore.errors import Busy
 from layerstore.fs import durable, layout
 from layerstore.reader import Reader
 
 _FORMAT: Final = 1
+_PATIENCE: Final = 30.0
+"""Seconds to wait for another import's record, which takes some milliseconds."""
 
 
 @attrs.frozen
@@ -38,6 +42,18 @@ class Record:
 
 def write(home: Path, record: Record) -> None:
     """Put a record in place, synced; one of the same image keeps its names, too."""
+    directory = home / layout.IMAGES
+    if not directory.exists():
+        directory.mkdir(mode=layout.PRIVATE_MODE, exist_ok=True)
+        durable.sync_directory(os.fspath(home / layout.OWN))
+    with _alone(home) as had:
+        if not had:
+            raise Busy(f"Another import has the records in {directory}.", hint="Try again.")
+        _write(home, record)
+    durable.sync_directory(os.fspath(directory))
+
+
+def _write(home: Path, record: Record) -> None:
     before = _read(_path(home, record.digest))
     names = list(dict.fromkeys((*(before.names if before else ()), *record.names)))
     fields = {
@@ -46,10 +62,6 @@ def write(home: Path, record: Record) -> None:
         "names": names,
         "config": record.config.decode(),
     }
-    directory = home / layout.IMAGES
-    if not directory.exists():
-        directory.mkdir(mode=layout.PRIVATE_MODE, exist_ok=True)
-        durable.sync_directory(os.fspath(home / layout.OWN))
     # The temporary file lies where an open sweeps.
     temporary = os.fspath(home / layout.OWN / f".image.{os.urandom(8).hex()}.tmp")
     try:
@@ -59,7 +71,13 @@ def write(home: Path, record: Record) -> None:
         if os.path.lexists(temporary):
             os.unlink(temporary)
         raise
-    durable.sync_directory(os.fspath(directory))
+
+
+def _alone(home: Path) -> AbstractContextManager[bool]:
+    """One at a time writes: a record that is being swept may be written anew this moment."""
+    from layerstore.fs import locks
+
+    return locks.alone(os.fspath(home / layout.IMAGES / "lock"), timeout=_PATIENCE)
 
 
 def listed(reader: Reader) -> Iterator[Record]:
@@ -77,10 +95,17 @@ def of_layer(reader: Reader, layer: str) -> list[Record]:
 
 def sweep(reader: Reader) -> None:
     """Delete the records of layers that are gone. A record is written after its layers."""
-    for path in _paths(reader.home):
-        record = _read(path)
-        if record is not None and not reader.exists(record.layer):
-            path.unlink(missing_ok=True)
+    if all(_is_current(reader, path) for path in _paths(reader.home)):
+        return
+    with _alone(reader.home) as had:
+        for path in _paths(reader.home) if had else ():
+            if not _is_current(reader, path):
+                path.unlink(missing_ok=True)
+
+
+def _is_current(reader: Reader, path: Path) -> bool:
+    record = _read(path)
+    return record is None or reader.exists(record.layer)
 
 
 def _paths(home: Path) -> list[Path]:

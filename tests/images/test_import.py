@@ -155,7 +155,7 @@ def test_two_configs_of_the_same_layers(home: Path, tmp_path: Path) -> None:
         store.remove(IDS[1])
         assert [] == records.of_layer(store, done.layer)
         import_image(store, tar(tmp_path / "c.tar", docker([LOW])))
-        assert 1 == len(os.listdir(home / layout.IMAGES))
+        assert 1 == len(list((home / layout.IMAGES).glob("*.json")))
 
 
 # --- choosing -----------------------------------------------------------------------------------
