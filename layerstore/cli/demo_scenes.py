@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from layerstore.store import Store
 
 ROUNDS: Final = 15
+_ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _GREETING: Final = '''"""A module that is in no Python."""
 
@@ -170,18 +171,20 @@ def killed(stage: Stage) -> None:
 
     story = stage.story
     story.scene("5. Two processes are killed with SIGKILL")
+    # A signal that ends the demo waits until it is known whom else that ends.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     holder = subprocess.Popen(
         [sys.executable, "-P", demo_holder.__file__, os.fspath(stage.home)],
         env=stage.environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        # A demo that is ended while it starts this process leaves it to find nothing any more.
         stderr=subprocess.PIPE,
         text=True,
         # Ctrl-C is for the demo alone.
         start_new_session=True,
     )
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         assert holder.stdout is not None
         path = holder.stdout.readline().strip()
         story.say(f"Process {holder.pid} has 'app' mounted and wrote a file there. And now:")
