@@ -6,6 +6,7 @@
     │   ├── InvalidHolder
     │   └── InvalidOption
     ├── InvalidArchive                  1   an archive that no layer can be made of
+    ├── InvalidImage                    1   an image that is not whole, or not what its digests say
     ├── CannotPack                      1   a layer of which no archive can be made
     ├── CannotCompare                   1   a layer whose own files do not say what it changed
     ├── NoStore                        10   nothing at this path is a layerstore
@@ -19,6 +20,7 @@
     │   ├── NotAStoresPlace
     │   ├── StoreCopied
     │   ├── LayerExists
+    │   ├── LayerDiffers
     │   ├── HasChildren
     │   ├── LayerHeld
     │   ├── LayerNotEmpty
@@ -97,6 +99,13 @@ class InvalidArchive(LayerstoreError):
             f"{where}: {why}.", hint="Nothing of it was kept. Make or fetch the archive again."
         )
         self.member = member
+
+
+class InvalidImage(LayerstoreError):
+    """An image that is incomplete, hostile, of a kind that is not known, or not what it says it is."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint or "Make or fetch the archive again.")
 
 
 class CannotPack(LayerstoreError):
@@ -197,6 +206,17 @@ class LayerExists(Refused):
         super().__init__(message, hint=hint)
         self.layer = layer
         self.same_and_unused = same_and_unused
+
+
+class LayerDiffers(Refused):
+    """A layer has the id that an image's layer gets, and another content, or perhaps."""
+
+    def __init__(self, layer: str, diff_id: str, why: str) -> None:
+        super().__init__(
+            f"Layer {layer} exists and is not the image's {diff_id}: {why}.",
+            hint="Keep what was changed in it ('layerstore diff'), remove it, and import again.",
+        )
+        self.layer = layer
 
 
 class HasChildren(Refused):

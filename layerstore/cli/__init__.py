@@ -25,6 +25,8 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "create": ("lifecycle", "Create a layer."),
         "apply": ("diffs", "Make an archive the content of a layer."),
         "diff": ("diffs", "Write the archive of a layer."),
+        "import": ("images", "Make layers of an image."),
+        "export": ("images", "Write a layer and all below it as an image."),
         "mount": ("mounts", "Mount a layer and print the path."),
         "umount": ("mounts", "Give a hold back; the last one unmounts."),
         "rm": ("lifecycle", "Remove layers."),

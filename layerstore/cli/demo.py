@@ -65,25 +65,39 @@ class Story:
     metavar="DIR",
     help="Where to make the store; must be missing or empty.  [default: a temporary directory]",
 )
+@click.option(
+    "--write-image",
+    metavar="FILE",
+    help="Only write the image that the demo makes, to import it yourself.",
+)
+@click.argument("archive", required=False)
 @pass_app
-def demo_command(app: App, keep: bool, home: str | None) -> None:
-    """See it work: mounts, a kill, and recovery.
+def demo_command(
+    app: App, keep: bool, home: str | None, write_image: str | None, archive: str | None
+) -> None:
+    """See it work: an image, mounts, a kill, and recovery.
 
-    Makes a store in a temporary directory, with this Python's standard library as its base layer,
-    and stacks layers on it. Runs a program inside the mount. Kills one process with SIGKILL in the
+    Makes a store in a temporary directory, and an image of this machine's own files: a shell and this
+    Python, with what they need. Imports it, stacks layers on it, and runs a program inside the mount.
+    With ARCHIVE, what 'docker save' or 'skopeo copy' wrote, it imports that image, too, and runs its
+    shell. Kills one process with SIGKILL in the
     middle of creating a layer and another one while it has a layer mounted, opens the store again,
     and looks at what recovery did. Every claim is checked; the exit code is 1 if one was not true.
 
     It mounts in a namespace of its own, where nobody else sees it; an ordinary user's is made like
-    that of 'layerstore unshare'. It takes some seconds and some 50 MB, and leaves nothing behind
+    that of 'layerstore unshare'. It takes some seconds and some 200 MB, and leaves nothing behind
     without --keep.
     """
-    from layerstore.cli import demo_scenes
+    from layerstore.cli import demo_image, demo_scenes
 
+    if write_image is not None:
+        with open(write_image, "xb") as file:
+            demo_image.write_image(file)
+        return
     rootless = _enter_namespace(app)
     story = Story(app.out)
     with _place(home if home is not None else app.home, keep=keep) as place:
-        demo_scenes.play(place, story, keep=keep)
+        demo_scenes.play(place, story, keep=keep, archive=archive)
     wrong = [claim for claim, held in story.checks if not held]
     if app.out.json:
         app.out.document(

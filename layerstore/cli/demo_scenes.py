@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import stat
 import statistics
 import subprocess
 import sys
-import sysconfig
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,31 +16,16 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 import layerstore
-from layerstore.cli import demo_holder
+from layerstore.cli import demo_holder, demo_image
+from layerstore.cli.demo_image import LIBRARY
 from layerstore.cli.failpoint import VARIABLE
-from layerstore.cli.output import size
 
 if TYPE_CHECKING:
     from layerstore.cli.demo import Story
     from layerstore.store import Store
 
-LIBRARY: Final = f"lib/python{sys.version_info.major}.{sys.version_info.minor}"
-"""Where Python looks for its standard library, below its home."""
 ROUNDS: Final = 15
-
-_LEFT_OUT: Final = (
-    "__pycache__",
-    "site-packages",
-    "dist-packages",
-    "test",
-    "tests",
-    "idlelib",
-    "turtledemo",
-    "ensurepip",
-    "lib2to3",
-    "config-*",
-)
-"""Big parts of the standard library that the demo has no use for."""
+_ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _GREETING: Final = '''"""A module that is in no Python."""
 
@@ -65,6 +48,10 @@ class Stage:
 
     home: Path
     story: Story
+    base: str = ""
+    """The top layer of the image that the others are stacked on."""
+    given: list[str] = attrs.field(factory=list)
+    """The layers of the user's image, the highest first."""
 
     def diff(self, layer: str) -> Path:
         return self.home / layer / "diff"
@@ -93,7 +80,7 @@ class Stage:
         return done
 
 
-def play(home: Path, story: Story, *, keep: bool) -> None:
+def play(home: Path, story: Story, *, keep: bool, archive: str | None = None) -> None:
     """All scenes, in order."""
     from layerstore.store import Store
 
@@ -102,7 +89,9 @@ def play(home: Path, story: Story, *, keep: bool) -> None:
     Store.initialize(home)
     story.say(f"Made an empty store at {home}.")
     with Store.open(home) as store:
-        base_layer(stage, store)
+        stage.base = demo_image.base_image(stage, store)
+        if archive is not None:
+            stage.given = demo_image.given_image(stage, store, archive)
         layers(stage, store)
         mounted(stage, store)
     killed(stage)
@@ -114,42 +103,10 @@ def play(home: Path, story: Story, *, keep: bool) -> None:
             farewell(stage, store)
 
 
-def base_layer(stage: Stage, store: Store) -> None:
-    """Real files: the standard library of the Python that runs this."""
-    stage.story.scene("2. A base layer with real files")
-    source = Path(sysconfig.get_path("stdlib"))
-    started = time.perf_counter()
-    store.create("stdlib", labels={"python": sys.version.split()[0]})
-    path = store.get("stdlib")
-    shutil.copytree(
-        source,
-        path / LIBRARY,
-        ignore=shutil.ignore_patterns(*_LEFT_OUT),
-        ignore_dangling_symlinks=True,
-    )
-    _copy_extensions(source, path / LIBRARY)
-    store.put("stdlib")
-    took = time.perf_counter() - started
-    files = [entry.stat().st_size for entry in path.rglob("*") if entry.is_file()]
-    stage.story.say(f"Copied this Python's standard library from {source} into the layer 'stdlib':")
-    stage.story.say(f"{len(files)} files, {size(sum(files))}, in {took:.2f} s.")
-    stage.story.check(
-        "a layer without a parent needs no mount: its path is its own diff directory",
-        path == stage.diff("stdlib") and len(files) > 100,
-    )
-
-
-def _copy_extensions(source: Path, target: Path) -> None:
-    """Compiled modules that some distributions keep in another directory (lib64)."""
-    compiled = Path(sysconfig.get_path("platstdlib")) / "lib-dynload"
-    if compiled.is_dir() and compiled.parent != source:
-        shutil.copytree(compiled, target / "lib-dynload", dirs_exist_ok=True)
-
-
 def layers(stage: Stage, store: Store) -> None:
     """Two layers on top: one adds and deletes, one is for running things."""
     stage.story.scene("3. Layers on top of it")
-    store.create("greeting", parent="stdlib")
+    store.create("greeting", parent=stage.base)
     with store.mounted("greeting") as path:
         (path / LIBRARY / "greeting.py").write_text(_GREETING)
         (path / LIBRARY / "antigravity.py").unlink(missing_ok=True)
@@ -161,11 +118,11 @@ def layers(stage: Stage, store: Store) -> None:
         "'greeting' holds its own changes only: a new file, and a whiteout that hides the old one",
         _names(stage.diff("greeting")) == {f"{LIBRARY}/greeting.py", f"{LIBRARY}/antigravity.py"}
         and stat.S_ISCHR(hidden.lstat().st_mode)
-        and (stage.diff("stdlib") / LIBRARY / "antigravity.py").is_file(),
+        and (stage.diff(stage.base) / LIBRARY / "antigravity.py").is_file(),
     )
     stage.story.check(
         "the index answers for the chain without reading the tree",
-        [layer.id for layer in store.ancestors("app")] == ["greeting", "stdlib"]
+        [layer.id for layer in store.ancestors("app")][:2] == ["greeting", stage.base]
         and all(Path(path).resolve().is_dir() for path in store.lower_dirs("app")),
     )
 
@@ -177,25 +134,18 @@ def mounted(stage: Stage, store: Store) -> None:
     stage.story.scene("4. Mounted, with a program running inside")
     path = store.get("app")
     stage.story.say(f"'app' is mounted at {path}.")
-    stage.story.say(
-        "Python, started with that mount as its home, so that it loads from the layers:"
-    )
-    ran = subprocess.run(
-        [_interpreter(), "-B", "-S", "-c", _INSIDE],
-        env={**_without_python(), "PYTHONHOME": os.fspath(path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    stage.story.say("Python runs in it, with the mount as its root directory:")
+    environment = demo_image.environment_of(store, stage.base)
+    ran = demo_image.run_inside(path, ["/bin/python3", "-B", "-S", "-c", _INSIDE], environment)
     stage.story.show((ran.stdout + ran.stderr).splitlines())
     stage.story.check(
-        "it ran from three layers seen as one",
+        "it ran from four layers seen as one",
         ran.returncode == 0
         and "Hello from" in ran.stdout
-        and f"loaded from {path}/" in ran.stdout
+        and f"loaded from /{LIBRARY}/" in ran.stdout
         and "antigravity is gone" in ran.stdout,
     )
-    lower = stage.diff("stdlib") / LIBRARY / "string.py"
+    lower = stage.diff(stage.base) / LIBRARY / "string.py"
     before = (lower.read_bytes(), lower.stat().st_mtime_ns)
     with (path / LIBRARY / "string.py").open("a") as file:
         file.write("# changed in the mount\n")
@@ -221,18 +171,20 @@ def killed(stage: Stage) -> None:
 
     story = stage.story
     story.scene("5. Two processes are killed with SIGKILL")
+    # A signal that ends the demo waits until it is known whom else that ends.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     holder = subprocess.Popen(
         [sys.executable, "-P", demo_holder.__file__, os.fspath(stage.home)],
         env=stage.environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        # A demo that is ended while it starts this process leaves it to find nothing any more.
         stderr=subprocess.PIPE,
         text=True,
         # Ctrl-C is for the demo alone.
         start_new_session=True,
     )
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         assert holder.stdout is not None
         path = holder.stdout.readline().strip()
         story.say(f"Process {holder.pid} has 'app' mounted and wrote a file there. And now:")
@@ -346,7 +298,8 @@ def timings(stage: Stage, store: Store) -> None:
 
 def farewell(stage: Stage, store: Store) -> None:
     """Take the layers away, the highest first."""
-    for layer in ("app", "greeting", "stdlib"):
+    image = [layer.id for layer in store.ancestors("greeting")]
+    for layer in ("app", "greeting", *stage.given, *image):
         store.remove(layer)
     left = sorted(path.name for path in stage.home.iterdir() if path.name != ".layerstore")
     stage.story.check(
@@ -362,13 +315,3 @@ def _names(directory: Path) -> set[str]:
         for path in directory.rglob("*")
         if path.is_symlink() or not path.is_dir()
     }
-
-
-def _interpreter() -> str:
-    """The interpreter itself rather than the link to it in a virtual environment."""
-    return getattr(sys, "_base_executable", None) or sys.executable
-
-
-def _without_python() -> dict[str, str]:
-    """The environment without what else would tell Python where to load from."""
-    return {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}

@@ -15,6 +15,7 @@ import click
 
 from layerstore.cli.app import LAYER, App, Command, pass_app, resolve
 from layerstore.cli.output import age, many, pairs, size, when
+from layerstore.fs import layout
 from layerstore.model import Hold, Layer, LayerState, Mount
 
 if TYPE_CHECKING:
@@ -144,6 +145,7 @@ def inspect_command(app: App, id: str) -> None:  # noqa: A002
         holds = reader.holders(layer.id)
         removal = reader.removal_effect(layer.id)
         quota = _quota(reader, layer.id)
+        images = _images(reader, layer.id)
     if app.out.json:
         app.out.document(
             layer=layer,
@@ -154,6 +156,7 @@ def inspect_command(app: App, id: str) -> None:  # noqa: A002
             holders=holds,
             removal=removal,
             quota=quota,
+            images=[{"config_digest": digest, "names": names} for digest, names in images],
         )
         return
     blocked = "\n".join(removal.blocked_by)
@@ -173,12 +176,22 @@ def inspect_command(app: App, id: str) -> None:  # noqa: A002
         ("Quota", _limit(quota)),
         ("Content", "on disk" if layer.durable else "not known to be on disk"),
         ("Archive", _archive(layer)),
+        ("Image", "\n".join(f"{', '.join(names)} {digest}".strip() for digest, names in images)),
         *((key, value.replace(":", "\n")) for key, value in paths.items()),
         ("Mounted", _mounted(mount)),
         ("Holders", "\n".join(map(_hold, holds))),
         ("Removable", f"no: {blocked}" if blocked else frees),
     ]
     app.out.fields(row for row in rows if row[1])
+
+
+def _images(reader: Reader, layer: str) -> list[tuple[str, tuple[str, ...]]]:
+    """The config's digest and the names of each image that was imported as this layer."""
+    if not (reader.home / layout.IMAGES).is_dir():
+        return []
+    from layerstore.images import records  # few stores have any
+
+    return [(record.digest, record.names) for record in records.of_layer(reader, layer)]
 
 
 def _quota(reader: Reader, layer: str) -> Quota | None:

@@ -22,6 +22,7 @@
         ├── trash/<operation>/            what a remove has renamed away
         ├── quarantine/<operation>/<name> what was set aside, with a note saying why
         ├── ballast/<number>              room that is given back when the disk is full
+        ├── images/<digest>.json          configs and names of images that were imported
         ├── suspect                       only after an I/O error: the journal is to be written anew
         └── owners/<owner>.lock           held by flock for the life of the process
 
@@ -53,6 +54,7 @@ TRASH: Final = f"{OWN}/trash"
 QUARANTINE: Final = f"{OWN}/quarantine"
 OWNERS: Final = f"{OWN}/owners"
 BALLAST: Final = f"{OWN}/ballast"
+IMAGES: Final = f"{OWN}/images"
 SUSPECT: Final = f"{OWN}/suspect"
 REWRITTEN: Final = f"{OWN}/journal.db.rewritten"
 """The journal written anew, whole, from the moment when it has this name until it replaces the old."""

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from layerstore import Store
+from layerstore.cli import demo_image, demo_scenes
 from layerstore.cli.demo import Story
 from layerstore.cli.output import Output
 from tests.cli.running import Program, run
@@ -24,11 +26,18 @@ def test_the_demo_is_true(bare: Path) -> None:
 
 @pytest.mark.root
 def test_the_demo_for_programs(bare: Path) -> None:
-    """With --json the demo is one document: its claims, what recovery did, and timings."""
-    document = run(["demo", "--json"], TMPDIR=str(bare)).json
+    """With --json the demo is one document: its claims, what recovery did, and timings.
+
+    With an image of the user's, such as the demo's own, that is imported and run as well.
+    """
+    made = run(["demo", "--write-image", str(bare / "image.tar")])
+    assert made.code == 0, made.err
+    document = run(["demo", "--json", str(bare / "image.tar")], TMPDIR=str(bare)).json
+    assert [path.name for path in bare.iterdir()] == ["image.tar"]
     assert document["ok"] is True
     assert len(document["checks"]) >= 15
     assert all(check["true"] for check in document["checks"])
+    assert "a command ran in it" in [check["claim"] for check in document["checks"]]
     assert {"create", "remove"} <= set(document["median_ms"])
     assert document["settled"]
 
@@ -39,8 +48,22 @@ def test_the_demo_can_be_kept(bare: Path) -> None:
     done = run(["demo", "--keep", "--home", str(bare / "kept")])
     assert done.code == 0, done.out + done.err
     kept = Program(bare / "kept")
-    assert kept("ls", "-q").out.split() == ["app", "greeting", "stdlib"]
+    layers = kept("ls", "-q").out.split()
+    assert len(layers) == 4
+    assert set(layers) > {"app", "greeting"}
     assert kept("audit").code == 0
+
+
+@pytest.mark.root
+def test_a_broken_image_is_told(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A user's image that cannot be imported is a claim that is not true."""
+    (home.parent / "image.tar").write_bytes(b"")
+    story = Story(Output())
+    with Store.open(home) as store:
+        stage = demo_scenes.Stage(home, story)
+        assert [] == demo_image.given_image(stage, store, str(home.parent / "image.tar"))
+    assert not story.true
+    assert "NOT TRUE  image.tar was imported" in capsys.readouterr().out
 
 
 @pytest.mark.root

@@ -39,6 +39,7 @@ OWN_NAMES = {
     "quarantine",
     "owners",
     "ballast",
+    "images",
 }
 
 

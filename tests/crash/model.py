@@ -23,9 +23,12 @@ from layerstore import Store
 from layerstore.db import engine
 from layerstore.errors import LayerstoreError
 from layerstore.fs import layout, trace
+from layerstore.images import import_image, records
+from layerstore.images.model import chain_ids
 from layerstore.testing import die, hooked
 from tests.crash import shim
 from tests.fs.archive.trees import END, entry
+from tests.images.build import docker, sha, tar
 
 ME = "me"
 """The hold of the open store itself: it ends with the process."""
@@ -379,6 +382,50 @@ class Apply(Verb):
         made = live.opened.apply_diff(self.layer, io.BytesIO(archive))
         assert made.diff_id == f"sha256:{hashlib.sha256(archive).hexdigest()}", made
         return {"layer": made.id, "link": made.link}
+
+
+Files = tuple[tuple[str, str], ...]
+
+
+@attrs.frozen
+class Fetch(Verb):
+    """Put an image's archive beside the home, to import it."""
+
+    layers: tuple[Files, ...]
+
+    def act(self, live: Live) -> dict[str, Any]:
+        layers = [archive_of(dict(files)) for files in self.layers]
+        tar(live.home.parent / "image.tar", docker(layers, tags=["web:1"]))
+        return {}
+
+
+@attrs.frozen
+class Import(Verb):
+    """Import that image: for each layer a create and an apply."""
+
+    layers: tuple[Files, ...]
+
+    def states(self, before: State) -> list[State]:
+        found = []
+        parent = None
+        for layer, files in zip(self.ids(), self.layers, strict=True):
+            before = before.with_layer(layer, Facts(parent))
+            found.append(before)
+            for name, text in files:
+                before = before.with_file(layer, name, text)
+            found.append(before)
+            parent = layer
+        return found
+
+    def ids(self) -> list[str]:
+        return chain_ids([sha(archive_of(dict(files))) for files in self.layers])
+
+    def act(self, live: Live) -> dict[str, Any]:
+        done = import_image(live.opened, live.home.parent / "image.tar")
+        assert self.ids() == [layer.id for layer in done.chain], done
+        (record,) = records.of_layer(live.opened, done.layer)
+        assert (done.config_digest, ("web:1",)) == (record.digest, record.names)
+        return {"layer": done.layer, "link": live.opened.layer(done.layer).link}
 
 
 @attrs.frozen

@@ -28,8 +28,10 @@ from tests.crash.model import (
     Create,
     CreateAndCompact,
     Facts,
+    Fetch,
     Get,
     GetLost,
+    Import,
     Initialize,
     KeepOpen,
     Live,
@@ -303,6 +305,7 @@ TEMPLATES: Final = {
 }
 
 _FILES: Final = (("etc", "of an archive\n"),)
+_IMAGE: Final = (_FILES, (("more", "of another\n"),))
 _O = (Open(),)
 _P = (Open("process"),)
 _D = "docker"
@@ -459,6 +462,8 @@ LONG: Final = {
         Scenario("restore", "saved", (), (Restore(("late", "half")),)),
         Scenario("adopt-copy", "copied", (), (Adopt(),), mends="adopt"),
         Scenario("open-moved", "moved", (), (Open(), Close())),
+        Scenario("import", "empty", (*_O, Fetch(_IMAGE)), (Import(_IMAGE),)),
     )
 }
-"""What the short form of the campaigns leaves out; tests/store dies at each of their trace points."""
+"""What the short form of the campaigns leaves out; tests/store and tests/images die at each of their
+trace points."""
