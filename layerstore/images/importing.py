@@ -111,25 +111,37 @@ class _Import:
         self._read = self._total = 0
 
     def run(self) -> model.Imported:
-        top = self._chain[-1].id
         try:
-            missing = self._missing()
-            self._open_all(missing)
-            self._make(missing)
-            trace("image:record:before")
-            with room.explained(self._store.home):
-                record = records.Record(top, self._image.config, self._image.names)
-                records.write(self._store.home, record)
+            for left in reversed(range(_TRIES)):
+                try:
+                    return self._run()
+                except UnknownLayer:
+                    if not left:
+                        raise  # somebody takes layers away that were there a moment ago
+            raise AssertionError("the last try returned or raised")
         except Exception:
             self._undo()
             raise
+
+    def _run(self) -> model.Imported:
+        top = self._chain[-1].id
+        missing = self._missing()
+        self._open_all(missing)
+        trace("image:layers:before")
+        self._make(missing)
+        layers = [self._store.layer(wanted.id) for wanted in self._chain]
+        trace("image:record:before")
+        with room.explained(self._store.home):
+            record = records.Record(top, self._image.config, self._image.names)
+            records.write(self._store.home, record)
         trace("image:record:after")
         records.sweep(self._store)
-        layers = [self._store.layer(wanted.id) for wanted in self._chain]
         return model.Imported(
             layer=top,
             chain=tuple(
-                model.ImportedLayer(one.id, wanted.part.diff_id, one.size, one.id in self._made)
+                model.ImportedLayer(
+                    one.id, wanted.part.diff_id, one.size, self._made.get(one.id) == one.link
+                )
                 for one, wanted in zip(layers, self._chain, strict=True)
             ),
             config_digest=self._image.config_digest,
@@ -146,6 +158,7 @@ class _Import:
 
     def _open_all(self, missing: list[_Wanted]) -> None:
         """Look that every blob is there, with the size that is said, before anything is made."""
+        self._read = self._total = 0
         for wanted in missing:
             file = self._files.open(wanted.part.path)
             file.close()
@@ -181,7 +194,7 @@ class _Import:
             if there is _There.WHOLE:
                 return
             if there is _There.BROKEN:
-                self._remove_broken(wanted.id)
+                self._remove_broken(wanted)
                 continue
             if there is _There.NOTHING and not self._create(wanted):
                 continue  # another import was faster
@@ -234,15 +247,16 @@ class _Import:
         if self._progress is not None:
             self._progress(self._read + done, self._total)
 
-    def _remove_broken(self, layer: str) -> None:
+    def _remove_broken(self, wanted: _Wanted) -> None:
         try:
-            self._store.remove(layer)
+            self._store.remove(wanted.id)
         except UnknownLayer:
             pass
         except Refused as error:
-            raise LayerDamaged(
-                layer, f"its archive broke off, and it cannot be removed ({error.message})"
-            ) from error
+            if self._look(wanted) is _There.BROKEN:  # and not made anew by another import
+                raise LayerDamaged(
+                    wanted.id, f"its archive broke off, and it cannot be removed ({error.message})"
+                ) from error
 
     def _undo(self) -> None:
         """Take away what this import made, the highest first, unless others use it by now."""

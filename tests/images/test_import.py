@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -17,6 +18,7 @@ from layerstore import Store
 from layerstore.audit import audit
 from layerstore.errors import DiskFull, InvalidImage, InvalidOption, LayerDiffers
 from layerstore.fs import layout, syscalls
+from layerstore.fs.trace import set_trace
 from layerstore.images import Imported, export_image, import_image, model, records
 from tests.fs.archive.trees import END, entry
 from tests.images.build import (
@@ -304,6 +306,44 @@ def test_imports_at_the_same_time(home: Path, tmp_path: Path) -> None:
         assert 1 == len(set(done))
         assert 4 == len(list(store.layers()))
     assert not audit(home).findings
+
+
+def test_a_layer_that_is_taken_away_meanwhile(home: Path, tmp_path: Path) -> None:
+    """Another import that fails takes its layers away: this one makes them anew."""
+    path = tar(tmp_path / "a.tar", docker(LAYERS))
+    with Store.open(home) as store:
+        import_image(store, tar(tmp_path / "b.tar", docker([LOW])))
+        taken: list[str] = []
+
+        def take(point: str) -> None:
+            if point == "image:layers:before" and not taken:
+                taken.append(point)
+                store.remove(IDS[0])
+
+        set_trace(take)
+        try:
+            done = import_image(store, path)
+        finally:
+            set_trace(None)
+        assert taken
+        check(store, done)
+        assert all(layer.new for layer in done.chain)
+
+
+def test_digests_of_another_kind(home: Path, tmp_path: Path) -> None:
+    """A blob may be named by its sha512; a DiffID is always a sha256."""
+    digest = hashlib.sha512(HIGH).hexdigest()
+    path = tmp_path / "a.tar"
+    for wrong in (False, True):
+        files = oci(LAYERS, edit=lambda m: m["layers"][1].update(digest=f"sha512:{digest}"))
+        files[f"blobs/sha512/{digest}"] = LOW[: len(HIGH)] if wrong else HIGH
+        with Store.open(home) as store:
+            if wrong:
+                store.remove(IDS[1])
+                with pytest.raises(InvalidImage, match=r"sha512/.* is not what its digest says"):
+                    import_image(store, tar(path, files))
+            else:
+                check(store, import_image(store, tar(path, files)))
 
 
 def test_progress_is_told(home: Path, tmp_path: Path) -> None:
