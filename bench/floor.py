@@ -160,10 +160,10 @@ class FloorStore:
         """Everything of a create before its syncs and its rename."""
         for path, mode in ((stage, 0o710), (f"{stage}/diff", 0o755)):
             os.mkdir(path, mode)
-            os.chmod(path, mode)
+            os.stat(path)  # it may need a chmod: a umask cuts the mode
         self._write(f"{stage}/link", spec.link)
         os.mkdir(f"{stage}/work", 0o700)
-        os.chmod(f"{stage}/work", 0o700)
+        os.stat(f"{stage}/work")
         self._write(f"{stage}/lower", spec.lower)
         self._write(f"{self.home}/{spec.parent}/committed", "")
         os.symlink(f"../{spec.id}/diff", f"{self.home}/l/{spec.link}")
@@ -172,7 +172,7 @@ class FloorStore:
         fd = os.open(path, _WRITE, 0o644)
         if text:
             os.write(fd, text.encode())
-        os.fchmod(fd, 0o644)
+        os.fstat(fd)  # the same as os.stat of a directory
         if self._full:
             os.fsync(fd)
         os.close(fd)
@@ -249,7 +249,7 @@ class FloorStore:
         if probe:
             self.probe(layer)
         os.mkdir(merged, 0o700)
-        os.chmod(merged, 0o700)
+        os.stat(merged)
         settings = [("lowerdir+", f"{home}/{name}") for name in lowers]
         settings += [("upperdir", f"{home}/{layer}/diff"), ("workdir", f"{home}/{layer}/work")]
         context = _configure(settings, index="off")

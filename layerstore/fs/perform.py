@@ -98,8 +98,10 @@ class Performer:
                 raise
         if step.uid is not None or step.gid is not None:
             self._chown(step.path, step.uid, step.gid)
-        # mkdir's mode is cut by the umask
-        os.chmod(self.path(step.path), step.mode, follow_symlinks=True)
+        # mkdir's mode is cut by the umask, and by the default ACL of the directory above.
+        path = self.path(step.path)
+        if stat.S_IMODE(os.stat(path).st_mode) != step.mode:
+            os.chmod(path, step.mode, follow_symlinks=True)
 
     def _chown(self, path: str, uid: int | None, gid: int | None) -> None:
         whom = (-1 if uid is None else uid, -1 if gid is None else gid)

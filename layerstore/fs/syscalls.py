@@ -220,6 +220,11 @@ def unshare(flags: int) -> None:
     _call("unshare", flags)
 
 
+_STATX = struct.Struct("=I4xQ12xH2xQ16xQ16xqI44xIIQ")
+"""Of struct statx: mask, attributes, mode, inode, attributes known, birth, device, mount."""
+_STATX_MASK = ctypes.c_uint(STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID | STATX_MNT_ID_UNIQUE)
+
+
 def statx(path: str | int, *, dir_fd: int = AT_FDCWD) -> Statx:
     """statx(2) of a path, never following a last symbolic link or an automount, or of an open
     descriptor.
@@ -229,15 +234,11 @@ def statx(path: str | int, *, dir_fd: int = AT_FDCWD) -> Statx:
     at, text = (path, b"") if isinstance(path, int) else (dir_fd, _bytes(path))
     if isinstance(path, int):
         flags |= AT_EMPTY_PATH
-    mask = STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID | STATX_MNT_ID_UNIQUE
     buffer = ctypes.create_string_buffer(256)
-    _call("statx", at, text, flags, ctypes.c_uint(mask), buffer, path=name)
-    got, _, attributes = struct.unpack_from("=IIQ", buffer, 0)
-    (mode,) = struct.unpack_from("=H", buffer, 28)
-    (ino,) = struct.unpack_from("=Q", buffer, 32)
-    (supported,) = struct.unpack_from("=Q", buffer, 56)
-    seconds, nanoseconds = struct.unpack_from("=qI", buffer, 80)
-    major, minor, mnt_id = struct.unpack_from("=IIQ", buffer, 136)
+    _call("statx", at, text, flags, _STATX_MASK, buffer, path=name)
+    got, attributes, mode, ino, supported, seconds, nanoseconds, major, minor, mnt_id = (
+        _STATX.unpack_from(buffer)
+    )
     return Statx(
         mount_root=bool(attributes & STATX_ATTR_MOUNT_ROOT),
         tells_root=bool(supported & STATX_ATTR_MOUNT_ROOT),
