@@ -287,27 +287,15 @@ class FloorStore:
         diff, scratch = f"{self.home}/{layer}/diff", f"{self.home}/{layout.staging(_NAME)}"
         upper, work = f"{scratch}/upper", f"{scratch}/work"
         os.stat(diff)
-        os.stat(f"{self.home}/{layout.STAGING}")
         os.mkdir(scratch)
-        self._clear(scratch)
         os.mkdir(upper, 0o700)
         os.mkdir(work, 0o700)
         settings = [("lowerdir+", diff), ("upperdir", upper), ("workdir", work)]
         os.close(_configure(settings, index="on"))
         os.stat(f"{work}/index")
-        self._clear(scratch)
-        os.rmdir(scratch)
-
-    @staticmethod
-    def _clear(scratch: str) -> None:
-        try:
-            syscalls.umount2(f"{scratch}/merged", syscalls.UMOUNT_NOFOLLOW)
-        except FileNotFoundError:
-            pass
-        fd = os.open(scratch, _DIRECTORY)
-        for name in ("upper", "work", "merged"):
-            remove_tree(fd, name)
-        os.close(fd)
+        os.path.lexists(f"{scratch}/merged")
+        for made in (f"{work}/index", f"{work}/work", work, upper, scratch):
+            os.rmdir(made)
 
     # --- questions ----------------------------------------------------------------------------
 
@@ -411,7 +399,7 @@ def _configure(settings: list[tuple[str, str]], *, index: str) -> int:
     for key, value in [("source", "overlay"), *settings, *last]:
         syscalls.fsconfig(context, syscalls.FSCONFIG_SET_STRING, key, value, 0)
     if index == "on":  # the probe's superblock ends without a sync
-        syscalls.fsconfig(context, syscalls.FSCONFIG_SET_FLAG, "volatile", None, 0)
+        syscalls.fsconfig(context, syscalls.FSCONFIG_SET_FLAG, "ro", None, 0)
     syscalls.fsconfig(context, syscalls.FSCONFIG_CMD_CREATE, None, None, 0)
     return context
 

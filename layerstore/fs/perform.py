@@ -261,8 +261,13 @@ class Performer:
         diff, scratch = self.path(layout.diff(step.layer)), self.path(step.scratch)
         if not os.path.isdir(diff):
             return  # what is not there is not in use
-        os.makedirs(scratch, exist_ok=True)
-        free = upper.upper_is_free(diff, scratch)
+        try:
+            os.mkdir(scratch)
+            used = False
+        except OSError:
+            os.makedirs(scratch, exist_ok=True)
+            used = True
+        free = upper.upper_is_free(diff, scratch, may_have_been_used=used)
         if not free and not self._users(step.layer):
             # Nobody to blame: a namespace that was copied and is ending, or a process that is dying.
             free = upper.upper_is_free(diff, scratch, wait=_UNSEEN)

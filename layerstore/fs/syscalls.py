@@ -14,6 +14,7 @@ import ctypes
 import errno
 import os
 import struct
+from collections.abc import Iterable
 from typing import NamedTuple
 
 # umount2(2)
@@ -208,6 +209,29 @@ def renameat2(old_fd: int, old: str, new_fd: int, new: str, flags: int) -> None:
         path=old,
         path2=new,
     )
+
+
+def sigset(signals: Iterable[int]) -> ctypes.Array[ctypes.c_ulong]:
+    """A set of signals, as the C library has it."""
+    made = (ctypes.c_ulong * (128 // ctypes.sizeof(ctypes.c_ulong)))()
+    for number in signals:
+        word, bit = divmod(number - 1, 8 * ctypes.sizeof(ctypes.c_ulong))
+        made[word] |= 1 << bit
+    return made
+
+
+def pthread_sigmask(
+    how: int, signals: ctypes.Array[ctypes.c_ulong]
+) -> ctypes.Array[ctypes.c_ulong]:
+    """pthread_sigmask(3), for the calling thread; the mask that it had.
+
+    signal.pthread_sigmask makes an enum member of each of some sixty signals, every time.
+    """
+    before = sigset(())
+    code = _libc.pthread_sigmask(ctypes.c_int(how), signals, before)
+    if code:
+        raise OSError(code, f"pthread_sigmask: {os.strerror(code)}")
+    return before
 
 
 def syncfs(fd: int) -> None:
