@@ -16,11 +16,10 @@ import contextlib
 import fcntl
 import os
 import threading
-import urllib.parse
 from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
 
-from layerstore.db import faults, unchanged, wal
+from layerstore.db import faults, paths, unchanged, wal
 from layerstore.db import statements as sql
 from layerstore.errors import (
     StoreClosed,
@@ -108,7 +107,7 @@ def scratch() -> Connection:
 
 def connect(path: str, *, read_only: bool, timeout: float) -> Connection:
     """A connection to an existing database; StoreDamaged if it is not one."""
-    faults.check_path(path)
+    paths.check_length(path)
     if not read_only:
         return _connect(path, "mode=rw", timeout=timeout)
     try:
@@ -128,7 +127,7 @@ def connect(path: str, *, read_only: bool, timeout: float) -> Connection:
 
 
 def _connect(path: str, query: str, *, timeout: float) -> Connection:
-    uri = f"file:{urllib.parse.quote(path)}?{query}"
+    uri = f"file:{paths.quoted(path)}?{query}"
     try:
         connection = driver.connect(
             uri,

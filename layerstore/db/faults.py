@@ -5,26 +5,10 @@ pysqlite3 does not tell kinds of errors apart, so it is told by the text, and by
 
 from __future__ import annotations
 
-import os
 from typing import Final
 
-from layerstore.errors import Busy, DiskFull, InvalidArgument, StoreDamaged
+from layerstore.errors import Busy, DiskFull, StoreDamaged
 from layerstore.fs import durable
-
-LONGEST_PATH: Final = 504
-"""Bytes in the path of a database, symbolic links resolved: SQLite opens none that is longer."""
-
-
-def check_path(path: str) -> None:
-    """Raise InvalidArgument where SQLite cannot open a database because of the length of its path."""
-    length = len(os.fsencode(path))
-    if length > LONGEST_PATH:
-        raise InvalidArgument(
-            f"The path of the database would have {length} bytes, and SQLite opens none of more than "
-            f"{LONGEST_PATH}: {path[:40]}…{path[-40:]}.",
-            hint="Bind-mount the directory at a shorter path, and use that as the home.",
-        )
-
 
 _NO_MEDIUM: Final = frozenset({8, 9, 11, 12, 14, 15, 18, 19, 20, 21})
 """Kinds of "disk I/O error" that are about locks and memory that is shared, not about the disk
