@@ -24,6 +24,8 @@ EXPLAINED = {
     "pwrite64": "pages of the WAL: ours projects into more tables, and some outcomes are two events",
     "pread64": "pages of the database: ours checks its preconditions, and answers from the index",
     "fcntl": "SQLite's locks: ours also reads; both move a read mark when it fell behind",
+    "newfstatat": "the size of the log, after one commit in eight; the database and the mark beside it, "
+    "while their directory changed a moment ago",
     "getrandom": "names of operations, links",
     "getpid": "a Store refuses to work in a forked child",
     "mmap": "memory for Python or SQLite",

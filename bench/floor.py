@@ -160,10 +160,10 @@ class FloorStore:
         """Everything of a create before its syncs and its rename."""
         for path, mode in ((stage, 0o710), (f"{stage}/diff", 0o755)):
             os.mkdir(path, mode)
-            os.chmod(path, mode)
+            os.stat(path)  # it may need a chmod: a umask cuts the mode
         self._write(f"{stage}/link", spec.link)
         os.mkdir(f"{stage}/work", 0o700)
-        os.chmod(f"{stage}/work", 0o700)
+        os.stat(f"{stage}/work")
         self._write(f"{stage}/lower", spec.lower)
         self._write(f"{self.home}/{spec.parent}/committed", "")
         os.symlink(f"../{spec.id}/diff", f"{self.home}/l/{spec.link}")
@@ -172,7 +172,7 @@ class FloorStore:
         fd = os.open(path, _WRITE, 0o644)
         if text:
             os.write(fd, text.encode())
-        os.fchmod(fd, 0o644)
+        os.fstat(fd)  # the same as os.stat of a directory
         if self._full:
             os.fsync(fd)
         os.close(fd)
@@ -249,7 +249,7 @@ class FloorStore:
         if probe:
             self.probe(layer)
         os.mkdir(merged, 0o700)
-        os.chmod(merged, 0o700)
+        os.stat(merged)
         settings = [("lowerdir+", f"{home}/{name}") for name in lowers]
         settings += [("upperdir", f"{home}/{layer}/diff"), ("workdir", f"{home}/{layer}/work")]
         context = _configure(settings, index="off")
@@ -287,27 +287,15 @@ class FloorStore:
         diff, scratch = f"{self.home}/{layer}/diff", f"{self.home}/{layout.staging(_NAME)}"
         upper, work = f"{scratch}/upper", f"{scratch}/work"
         os.stat(diff)
-        os.stat(f"{self.home}/{layout.STAGING}")
         os.mkdir(scratch)
-        self._clear(scratch)
         os.mkdir(upper, 0o700)
         os.mkdir(work, 0o700)
         settings = [("lowerdir+", diff), ("upperdir", upper), ("workdir", work)]
         os.close(_configure(settings, index="on"))
         os.stat(f"{work}/index")
-        self._clear(scratch)
-        os.rmdir(scratch)
-
-    @staticmethod
-    def _clear(scratch: str) -> None:
-        try:
-            syscalls.umount2(f"{scratch}/merged", syscalls.UMOUNT_NOFOLLOW)
-        except FileNotFoundError:
-            pass
-        fd = os.open(scratch, _DIRECTORY)
-        for name in ("upper", "work", "merged"):
-            remove_tree(fd, name)
-        os.close(fd)
+        os.path.lexists(f"{scratch}/merged")
+        for made in (f"{work}/index", f"{work}/work", work, upper, scratch):
+            os.rmdir(made)
 
     # --- questions ----------------------------------------------------------------------------
 
@@ -411,7 +399,7 @@ def _configure(settings: list[tuple[str, str]], *, index: str) -> int:
     for key, value in [("source", "overlay"), *settings, *last]:
         syscalls.fsconfig(context, syscalls.FSCONFIG_SET_STRING, key, value, 0)
     if index == "on":  # the probe's superblock ends without a sync
-        syscalls.fsconfig(context, syscalls.FSCONFIG_SET_FLAG, "volatile", None, 0)
+        syscalls.fsconfig(context, syscalls.FSCONFIG_SET_FLAG, "ro", None, 0)
     syscalls.fsconfig(context, syscalls.FSCONFIG_CMD_CREATE, None, None, 0)
     return context
 

@@ -83,8 +83,7 @@ def create(
     tx: Transaction, wanted: Wanted, *, home: str, about: Description, durable: bool
 ) -> e.LayerCreateIntended:
     """A new layer, under an id that neither the index nor the tree has."""
-    tx.require_idle(wanted.id)
-    existing = tx.layer(wanted.id)
+    existing = tx.idle_layer(wanted.id)
     if existing is not None:
         unused = not existing.used and wanted.same_as(existing)
         raise LayerExists(wanted.id, same_and_unused=unused)
@@ -126,7 +125,6 @@ def _project_for(tx: Transaction, wanted: Wanted, home: str, store_id: str) -> i
 
 def _usable_parent(tx: Transaction, parent: str) -> m.Layer:
     """A child would see what is written to a parent that is mounted read-write."""
-    tx.require_idle(parent)
     found = _usable(tx, parent)
     mount = tx.one(sql.SELECT_MOUNT, layer=parent)
     if mount is not None and not rows.mount(mount).read_only:
@@ -135,7 +133,8 @@ def _usable_parent(tx: Transaction, parent: str) -> m.Layer:
 
 
 def _known(tx: Transaction, layer: str) -> m.Layer:
-    found = tx.layer(layer)
+    """A layer of the index that is idle."""
+    found = tx.idle_layer(layer)
     if found is None:
         raise UnknownLayer(layer)
     return found
@@ -186,18 +185,19 @@ def get(
     """One hold more, or the first mount; `place` says where, or what is in the way."""
     place.lost = None
     holder = wanted.holder
-    parent = _parent_if_usable(tx, layer)
+    parent, is_known = _if_usable(tx, layer)
     place.path = layout.diff(layer) if parent is None else layout.merged(layer)
     if parent is None:
         tx.append(e.HoldTaken(layer, holder))
         return None
     mounted = mountinfo.is_mount_root(f"{home}/{layout.merged(layer)}")
-    row = tx.one(sql.SELECT_MOUNT, layer=layer)
-    if row is not None and not mounted:
+    if is_known and not mounted:
+        row = tx.one(sql.SELECT_MOUNT, layer=layer)
+        assert row is not None
         place.lost = rows.mount(row)
         return None
     if mounted:
-        foreign = found_mount(home, tx, layer) if row is None else None
+        foreign = None if is_known else found_mount(home, tx, layer)
         if foreign is not None:
             tx.append(foreign)
         tx.append(e.HoldTaken(layer, holder))
@@ -232,30 +232,34 @@ def _require_selinux(layer: str, label: str) -> None:
         )
 
 
-def _parent_if_usable(tx: Transaction, layer: str) -> str | None:
-    """The parent of a layer that is idle and usable: one query for the get that is most frequent."""
+def _if_usable(tx: Transaction, layer: str) -> tuple[str | None, bool]:
+    """The parent of a layer that is idle and usable, and whether the index has a mount of it.
+
+    One query for the get that is most frequent.
+    """
     row = tx.one(sql.SELECT_USE, id=layer)
     if row is None or row[2] is not None:
         tx.require_idle(layer)
         raise UnknownLayer(layer)
-    parent, damage, _ = row
+    parent, damage, _, mounted = row
     if damage:
         raise LayerDamaged(layer, damage)
-    found: str | None = parent
-    return found
+    return parent, bool(mounted)
 
 
 def put(tx: Transaction, layer: str, holder: str) -> e.LayerUnmountIntended | None:
     """One hold less, or the unmount of the last one."""
-    tx.require_idle(layer)
-    if tx.one(sql.SELECT_HOLD, layer=layer, holder=holder) is None:
-        _known(tx, layer)
+    row = tx.one(sql.SELECT_HELD, id=layer, holder=holder)
+    if row is None or row[0] is not None:
+        tx.require_idle(layer)
+        raise UnknownLayer(layer)
+    _, held, read_only, holds = row
+    if held is None:
         raise NotHeld(layer, holder)
-    row = tx.one(sql.SELECT_MOUNT, layer=layer)
-    if row is None or tx.one(sql.SUM_HOLDS, layer=layer) != (1,):
+    if read_only is None or holds != 1:
         tx.append(e.HoldReleased(layer, holder))
         return None
-    return e.LayerUnmountIntended(layer, holder, "put", rows.mount(row).read_only)
+    return e.LayerUnmountIntended(layer, holder, "put", bool(read_only))
 
 
 def unmount(tx: Transaction, layer: str, *, reason: str) -> e.LayerUnmountIntended | None:
@@ -270,7 +274,6 @@ def unmount(tx: Transaction, layer: str, *, reason: str) -> e.LayerUnmountIntend
 
 def remove(tx: Transaction, layer: str, me: str, *, durable: bool) -> e.LayerRemoveIntended:
     """The removal of a layer that nothing is built upon and nobody else holds."""
-    tx.require_idle(layer)
     found = _known(tx, layer)
     _require_childless(tx, layer)
     others = tuple(holder for holder in holders(tx, layer) if holder != me)
@@ -288,7 +291,6 @@ def remove(tx: Transaction, layer: str, me: str, *, durable: bool) -> e.LayerRem
 
 def apply(tx: Transaction, layer: str, *, home: str, durable: bool) -> e.LayerApplyIntended:
     """An archive for an empty layer that nobody uses, the only one in its life."""
-    tx.require_idle(layer)
     found = _usable(tx, layer)
     if found.applied:
         raise AlreadyApplied(layer)

@@ -22,6 +22,7 @@ from layerstore.home_events import StoreInitialized as StoreInitialized
 from layerstore.home_events import StoreMoved as StoreMoved
 from layerstore.home_events import StoreRebuilt as StoreRebuilt
 from layerstore.home_events import StoreRestored as StoreRestored
+from layerstore.values import value
 
 
 def _plain(value: Mapping[str, str]) -> dict[str, str]:
@@ -31,7 +32,8 @@ def _plain(value: Mapping[str, str]) -> dict[str, str]:
 # --- create ---------------------------------------------------------------------------------
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class LayerCreateIntended:
     layer: str
     link: str
@@ -59,14 +61,16 @@ class LayerCreateIntended:
     """The limit of the project, in bytes."""
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class LayerCreated:
     layer: str
     parent: str | None
     durable: bool
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class LayerCreateUndone:
     layer: str
     reason: str
@@ -75,7 +79,8 @@ class LayerCreateUndone:
 # --- mount: the first get -------------------------------------------------------------------
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class LayerMountIntended:
     layer: str
     link: str
@@ -93,7 +98,8 @@ class LayerMountIntended:
     size: int = 0
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class LayerMounted:
     layer: str
     holder: str
@@ -103,7 +109,8 @@ class LayerMounted:
     """By which interface: `new`, `absolute` or `relative`."""
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class LayerMountUndone:
     layer: str
     reason: str
@@ -113,7 +120,8 @@ class LayerMountUndone:
 # --- unmount: the last put, cleanup, a mount that nobody living holds -------------------------
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class LayerUnmountIntended:
     layer: str
     holder: str | None
@@ -123,13 +131,15 @@ class LayerUnmountIntended:
     read_only: bool
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class LayerUnmounted:
     layer: str
     draining: bool
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class LayerUnmountUndone:
     layer: str
     reason: str
@@ -138,19 +148,22 @@ class LayerUnmountUndone:
 # --- holds ----------------------------------------------------------------------------------
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class HoldTaken:
     layer: str
     holder: str
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class HoldReleased:
     layer: str
     holder: str
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class HoldsEnded:
     """All holds of `holder` on `layer` ended at once, because `reason`."""
 
@@ -159,7 +172,8 @@ class HoldsEnded:
     reason: str
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class MountFound:
     """The kernel has a mount that the journal did not know; `holder` stands for whoever made it."""
 
@@ -172,7 +186,8 @@ class MountFound:
 # --- remove and empty -----------------------------------------------------------------------
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class LayerRemoveIntended:
     layer: str
     link: str
@@ -184,19 +199,22 @@ class LayerRemoveIntended:
     durable: bool
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class LayerRemoved:
     layer: str
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class LayerRemoveUndone:
     layer: str
     reason: str
     draining: bool
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class TrashEmptyIntended:
     layer: str
     """`trash/<entry>`: not a layer's id, which has no slash."""
@@ -205,14 +223,16 @@ class TrashEmptyIntended:
     """The project id that it had as a layer, free when this is done."""
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class TrashEmptied:
     layer: str
     entries: int
     bytes: int
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class TrashEmptyUndone:
     layer: str
     reason: str
@@ -221,7 +241,8 @@ class TrashEmptyUndone:
 # --- apply --------------------------------------------------------------------------------------
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class LayerApplyIntended:
     """An archive is about to become the content of an empty layer."""
 
@@ -234,7 +255,8 @@ class LayerApplyIntended:
     durable: bool
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class LayerApplied:
     layer: str
     size: int
@@ -244,7 +266,8 @@ class LayerApplied:
     durable: bool
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class LayerApplyUndone:
     layer: str
     reason: str
@@ -253,7 +276,8 @@ class LayerApplyUndone:
 # --- what the tree decides ------------------------------------------------------------------
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class LayerAdopted:
     """A whole layer that the journal did not know: the tree decides that it exists."""
 
@@ -271,7 +295,8 @@ class LayerAdopted:
     """The index has its parent as one that was never built upon: its create was lost with the rest."""
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class LayerForgotten:
     """A layer of the index whose directory and link were removed while nothing was journaled."""
 
@@ -279,20 +304,23 @@ class LayerForgotten:
     reason: str
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class LayerIsolated:
     layer: str
     damage: str
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class LayerRestored:
     """A layer that was isolated is whole again."""
 
     layer: str
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class TreeCorrectIntended:
     """`correction`: `restore-link`, `drop-link` or `sweep-staging`."""
 
@@ -305,12 +333,14 @@ class TreeCorrectIntended:
     """The project id of what is swept, whose limit ends."""
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class TreeCorrected:
     layer: str
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class TreeCorrectUndone:
     layer: str
     reason: str

@@ -15,10 +15,13 @@ from __future__ import annotations
 import collections
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from layerstore.db import engine, faults
 from layerstore.fs.trace import trace
+
+T = TypeVar("T")
 
 
 class _Part:
@@ -62,8 +65,14 @@ class Grouping:
 
     def write(self, *, full: bool) -> contextlib.AbstractContextManager[engine.Connection]:
         """A transaction, or a part in one: committed at the end, alone or with others; `full` synced."""
-        alone = threading.current_thread() is threading.main_thread()
-        return self._database.write(full=full) if alone else self._in_line(full=full)
+        return self._database.write(full=full) if _is_main() else self._in_line(full=full)
+
+    def transact(self, action: Callable[[engine.Connection], T], *, full: bool) -> T:
+        """The same around one call."""
+        if _is_main():
+            return self._database.transact(action, full=full)
+        with self._in_line(full=full) as connection:
+            return action(connection)
 
     @contextlib.contextmanager
     def _in_line(self, *, full: bool) -> Iterator[engine.Connection]:
@@ -170,6 +179,10 @@ class Grouping:
         else:
             if isinstance(error, engine.DriverError) and "disk I/O error" in str(error):
                 group.broken = error
+
+
+def _is_main() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _again(error: BaseException) -> BaseException:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import attrs
 
 from layerstore.model import Verb
+from layerstore.values import value
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class StoreInitialized:
     store_id: str
     max_depth: int
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class StoreRebuilt:
     """The journal was begun anew from the tree, because `reason`."""
 
@@ -21,7 +24,8 @@ class StoreRebuilt:
     reason: str
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class JournalCompacted:
     """The events `first` to `last`, so many as `events` says, were moved to the archive `archive`.
 
@@ -34,7 +38,8 @@ class JournalCompacted:
     archive: str
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class StoreMoved:
     """The store was found in another directory than the one that it was last opened in."""
 
@@ -45,7 +50,8 @@ class StoreMoved:
     """It was renamed, or mounted elsewhere, with everything in it."""
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class StoreCopied:
     """A copy became a store of its own; the events before this one are of the store it was."""
 
@@ -55,7 +61,8 @@ class StoreCopied:
     came_from: str
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class StoreRestored:
     """An older database was put in place: what happened after it was made is not in the journal."""
 
@@ -64,7 +71,8 @@ class StoreRestored:
     """The file it came from; empty where nobody said so, and the numbers of events showed it."""
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class OwnerDied:
     """An owner was found dead: its holds are over."""
 
@@ -73,7 +81,8 @@ class OwnerDied:
     command: str
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class OperationClaimed:
     """An operation was moved from a dead owner (or an abandoned one) to the one that settles it."""
 
@@ -82,7 +91,8 @@ class OperationClaimed:
     previous: str
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class OperationAbandoned:
     """Its owner could neither finish nor undo it; anyone may settle it."""
 

@@ -14,7 +14,7 @@ import attrs
 from layerstore import access, codec, copies, description, opening, place, recovery, restoring
 from layerstore import events as e
 from layerstore import model as m
-from layerstore.db import engine
+from layerstore.db import engine, paths
 from layerstore.db import statements as sql
 from layerstore.errors import InvalidArgument, LayerstoreError, NotAStoresPlace, StoreExists
 from layerstore.fs import ballast, durable, files, layout, locks, mountinfo, namespaces
@@ -28,7 +28,7 @@ def initialize(home: Path, *, max_depth: int) -> None:
     """
     if not 1 <= max_depth <= m.MAX_DEPTH:
         raise InvalidArgument(f"max_depth must be 1 to {m.MAX_DEPTH}, not {max_depth}.")
-    engine.make_reachable(os.fspath(home / layout.OWN / access.NEW_DATABASE))
+    paths.make_reachable(os.fspath(home / layout.OWN / access.NEW_DATABASE), engine.DRIVER)
     is_there = os.path.lexists(home)
     opening.check_rights("A store", home)
     _make_home(home)

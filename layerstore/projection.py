@@ -174,8 +174,8 @@ def _hold_taken(connection: Connection, row: RowFacts, event: e.HoldTaken) -> No
 def _hold_released(connection: Connection, row: RowFacts, event: e.HoldReleased) -> None:
     del row
     which = {"layer": event.layer, "holder": event.holder}
-    connection.execute(sql.RELEASE_HOLD, which)
-    connection.execute(sql.DROP_EMPTY_HOLDS, which)
+    if not connection.execute(sql.RELEASE_HOLD, which).rowcount:
+        connection.execute(sql.END_HOLDS, which)  # it was the last one
 
 
 def _holds_ended(connection: Connection, row: RowFacts, event: e.HoldsEnded) -> None:

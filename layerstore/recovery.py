@@ -126,21 +126,32 @@ Decision = Callable[[Transaction, str], e.Intent | None]
 """Checks the preconditions and gives the intent; None: there is nothing (more) to do."""
 
 
+Last = Callable[[Transaction], None]
+
+
 def begin(hands: Hands, decision: Decision) -> str | None:
     """One intent transaction. Raises InFlight where the decision meets another operation."""
     operation = new_name()
-    with hands.journal.transaction(full=False) as transaction:
+
+    def intend(transaction: Transaction) -> e.Intent | None:
         intent = decision(transaction, operation)
-        if intent is None:
-            return None
-        trace(f"{state.verb_of(intent)}:intent:before")
-        transaction.append(intent, operation=operation)
+        if intent is not None:
+            trace(f"{state.verb_of(intent)}:intent:before")
+            transaction.append(intent, operation=operation)
+        return intent
+
+    intent = hands.journal.write(intend, full=False)
+    if intent is None:
+        return None
     trace(f"{state.verb_of(intent)}:intent:after")
     return operation
 
 
-def run(hands: Hands, decision: Decision) -> e.Intent | None:
-    """Intent, effects, outcome. A call that fails settles its own operation before it raises."""
+def run(hands: Hands, decision: Decision, *, last: Last | None = None) -> e.Intent | None:
+    """Intent, effects, outcome. A call that fails settles its own operation before it raises.
+
+    `last`: what to ask in the transaction of the outcome, when that is written.
+    """
     decided: list[tuple[str, e.Intent]] = []
 
     def remember(transaction: Transaction, operation: str) -> e.Intent | None:
@@ -170,7 +181,7 @@ def run(hands: Hands, decision: Decision) -> e.Intent | None:
         acting = True
         performed = hands.performer.run(plan.forward(operation, intent), name=verb, first=True)
         acting = False
-        conclude(hands, operation, intent, plan.done(intent, performed), name=verb)
+        conclude(hands, operation, intent, plan.done(intent, performed), name=verb, last=last)
     except BaseException as error:
         ours = not decided or _end_failed(hands, *decided[0], error)
         if not ours and acting and isinstance(error, Exception):
@@ -187,7 +198,13 @@ def run(hands: Hands, decision: Decision) -> e.Intent | None:
 
 
 def conclude(
-    hands: Hands, operation: str, intent: e.Intent, outcome: e.Done | e.Undone, *, name: str
+    hands: Hands,
+    operation: str,
+    intent: e.Intent,
+    outcome: e.Done | e.Undone,
+    *,
+    name: str,
+    last: Last | None = None,
 ) -> None:
     """Append the outcome; what a remove or an apply put into the trash is emptied after it."""
     verb = state.verb_of(intent)
@@ -209,7 +226,7 @@ def conclude(
                 operation,
                 outcome,
                 full=hands.full and verb not in _NORMAL,
-                then=and_empty if removed else None,
+                then=and_empty if removed else last,
             )
         )
         trace(f"{name}:outcome:after")

@@ -70,10 +70,13 @@ def making(
 
 def after_verb(home: str, database: engine.Database) -> None:
     """What was released is made again, and what the journal keeps is looked after now and then."""
+    database.verbs += 1
+    due = database.verbs % _NOW_AND_THEN == 0
+    if not due and not ballast.is_short(home):
+        return
     with contextlib.suppress(OSError, DiskFull, Busy):
         ballast.restore_what_was_released(home)
-        database.verbs += 1
-        if database.verbs % _NOW_AND_THEN == 0:
+        if due:
             from layerstore.db import reserve
 
             reserve.keep(database)

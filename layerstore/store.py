@@ -211,16 +211,22 @@ class Store(compaction.Compacting, Keeping, Applying):
             full = self._hands.full
             return decide.create(tx, wanted, home=self._home, about=self._about, durable=full)
 
+        made: list[m.Layer | None] = []
+
+        def look(tx: Transaction) -> None:
+            made[:] = [tx.layer(wanted.id)]
+
         while True:
             try:
-                self._operate(decision)
+                self._operate(decision, last=look)
             except LayerHeld as held:
                 # The parent is mounted read-write: in the way only if somebody living holds it.
                 ended = self._end_dead_holds(held.layer)
                 if not self._unmount(held.layer, "no holder") and not ended:
                     raise held from None
             else:
-                return self.layer(layer)
+                assert made[0] is not None
+                return made[0]
 
     # --- get and put --------------------------------------------------------------------------
 
@@ -351,16 +357,20 @@ class Store(compaction.Compacting, Keeping, Applying):
 
     # --- the rest -----------------------------------------------------------------------------
 
-    def _operate(self, decision: recovery.Decision) -> e.Intent | None:
+    def _operate(
+        self, decision: recovery.Decision, *, last: recovery.Last | None = None
+    ) -> e.Intent | None:
         """Run one operation, after whatever is in flight on its layers."""
         self._check_usable()
         try:
-            with room.explained(self.home):
-                intent = waiting.operate(
-                    self._hands, decision, timeout=self._timeout, name_of=self._name_of
-                )
+            intent = waiting.operate(
+                self._hands, decision, timeout=self._timeout, name_of=self._name_of, last=last
+            )
         except UnicodeEncodeError as error:
             raise InvalidArgument(f"{error.object!r} is not a text in UTF-8.") from error
+        except OSError:
+            with room.explained(self.home):
+                raise
         self._compactor.tend()
         return intent
 

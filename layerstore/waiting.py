@@ -17,7 +17,12 @@ _LONGEST_PAUSE = 0.05
 
 
 def operate(
-    hands: Hands, decision: recovery.Decision, *, timeout: float, name_of: Callable[[str], str]
+    hands: Hands,
+    decision: recovery.Decision,
+    *,
+    timeout: float,
+    name_of: Callable[[str], str],
+    last: recovery.Last | None = None,
 ) -> e.Intent | None:
     """Run one operation, after whatever is in flight on its layers; Busy after `timeout` seconds.
 
@@ -32,7 +37,7 @@ def operate(
     try:
         while True:
             try:
-                return recovery.run(hands, decision)
+                return recovery.run(hands, decision, last=last)
             except InFlight as blocked:
                 if _settle_if_left(hands, blocked.operation):
                     continue

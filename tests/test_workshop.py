@@ -23,6 +23,7 @@ OWNER_OF_SQLITE = "db/engine.py"
 
 PURE = [
     "errors.py",
+    "values.py",
     "model.py",
     "answers.py",
     "options.py",

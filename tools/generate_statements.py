@@ -87,6 +87,9 @@ below = below.union_all(select(layers.c.id).where(layers.c.parent == below.c.id)
 later = projects.alias("later")
 """The project id after one, to find the gaps."""
 
+others = holds.alias("others")
+all_holds = select(func.sum(others.c.count)).where(others.c.layer == layers.c.id).scalar_subquery()
+
 own_diff = and_(layers.c.parent.is_(None), layers.c.committed == 0)
 """Whoever holds such a layer has its `diff` itself, and may write to it."""
 
@@ -165,8 +168,18 @@ STATEMENTS: dict[str, Any] = {
     "SELECT_LAYER": select(*layer_columns)
     .select_from(layers_with_verb)
     .where(layers.c.id == B("id")),
-    "SELECT_USE": select(layers.c.parent, layers.c.damage, operations.c.verb)
-    .select_from(layers_with_verb)
+    "SELECT_USE": select(
+        layers.c.parent, layers.c.damage, operations.c.verb, mounts.c.layer.is_not(None)
+    )
+    .select_from(layers_with_verb.outerjoin(mounts, mounts.c.layer == layers.c.id))
+    .where(layers.c.id == B("id")),
+    # What a put has to know: one query, because most puts only count.
+    "SELECT_HELD": select(operations.c.verb, holds.c.count, mounts.c.read_only, all_holds)
+    .select_from(
+        layers_with_verb.outerjoin(mounts, mounts.c.layer == layers.c.id).outerjoin(
+            holds, and_(holds.c.layer == layers.c.id, holds.c.holder == B("holder"))
+        )
+    )
     .where(layers.c.id == B("id")),
     "SELECT_LOWER": select(layers.c.lower, operations.c.verb)
     .select_from(layers_with_verb)
@@ -195,8 +208,16 @@ STATEMENTS: dict[str, Any] = {
     .where(layers.c.id.in_(select(below.c.id)))  # a join would make SQLite scan all layers
     .order_by(layers.c.depth, layers.c.id),
     "DELETE_LAYER": delete(layers).where(layers.c.id == B("id")),
-    "COMMIT_PARENT": update(layers)
-    .where(layers.c.id == B("id"))
+    "COMMIT_PARENT": update(layers)  # the second child changes nothing, and writes nothing
+    .where(
+        layers.c.id == B("id"),
+        or_(
+            layers.c.committed == 0,
+            layers.c.used == 0,
+            layers.c.draining != 0,
+            and_(B("durable") == 1, layers.c.durable == 0),
+        ),
+    )
     .values(
         committed=1,
         used=1,
@@ -237,11 +258,8 @@ STATEMENTS: dict[str, Any] = {
     .values({name: B(name) for name in _columns(holds) if name != "count"} | {"count": 1})
     .on_conflict_do_update(index_elements=["layer", "holder"], set_={"count": holds.c.count + 1}),
     "RELEASE_HOLD": update(holds)
-    .where(holds.c.layer == B("layer"), holds.c.holder == B("holder"))
+    .where(holds.c.layer == B("layer"), holds.c.holder == B("holder"), holds.c.count > 1)
     .values(count=holds.c.count - 1),
-    "DROP_EMPTY_HOLDS": delete(holds).where(
-        holds.c.layer == B("layer"), holds.c.holder == B("holder"), holds.c.count <= 0
-    ),
     "END_HOLDS": delete(holds).where(holds.c.layer == B("layer"), holds.c.holder == B("holder")),
     "END_HOLDS_OF": delete(holds).where(holds.c.holder == B("holder")),
     "END_HOLDS_ON": delete(holds).where(holds.c.layer == B("layer")),

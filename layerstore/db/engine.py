@@ -16,11 +16,10 @@ import contextlib
 import fcntl
 import os
 import threading
-import urllib.parse
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from typing import Any, Final, TypeVar
 
-from layerstore.db import faults, wal
+from layerstore.db import faults, paths, unchanged, wal
 from layerstore.db import statements as sql
 from layerstore.errors import (
     StoreClosed,
@@ -44,24 +43,15 @@ ONE_WRITER_NEEDED: Final[bool] = driver.sqlite_version_info < (3, 51, 3)
 
 DriverError: Final = driver.Error
 Connection = Any
+T = TypeVar("T")
 Rows = list[tuple[Any, ...]]
 
-LONG_PATH: Final = 400
-"""Bytes. SQLite by itself opens nothing beyond 504, and copies and archives have longer names."""
 CHECKPOINT_EVERY: Final = 160
 """Commits of one connection: some thousand pages, which is also SQLite's own rule."""
 CHECKPOINT_AT_CLOSE: Final = 64
 """Pages in the WAL: the next open reads them all."""
 PAGE: Final = 500
 """Rows that one read transaction may fetch before it ends: a longer one would stop checkpoints."""
-
-
-def make_reachable(path: str) -> None:
-    """Let SQLite open a database of this path, its copies and its archives; InvalidArgument if not."""
-    if len(os.fsencode(path)) >= LONG_PATH:
-        from layerstore.db import longpaths
-
-        longpaths.engage(path, DRIVER)
 
 
 def create(
@@ -117,7 +107,7 @@ def scratch() -> Connection:
 
 def connect(path: str, *, read_only: bool, timeout: float) -> Connection:
     """A connection to an existing database; StoreDamaged if it is not one."""
-    make_reachable(path)
+    paths.make_reachable(path, DRIVER)
     if not read_only:
         return _connect(path, "mode=rw", timeout=timeout)
     try:
@@ -137,7 +127,7 @@ def connect(path: str, *, read_only: bool, timeout: float) -> Connection:
 
 
 def _connect(path: str, query: str, *, timeout: float) -> Connection:
-    uri = f"file:{urllib.parse.quote(path)}?{query}"
+    uri = f"file:{paths.quoted(path)}?{query}"
     try:
         connection = driver.connect(
             uri,
@@ -225,6 +215,9 @@ class ReadDatabase:
         self._closed = True
 
 
+_NO_FENCE: Final = contextlib.nullcontext()
+
+
 def _keep_for_ever(connection: Connection) -> None:
     import ctypes
 
@@ -256,39 +249,63 @@ class Database(ReadDatabase):
         self._fence = -1
         if ONE_WRITER_NEEDED:
             self._fence = os.open(fence, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        status = os.stat(path)
-        self._identity = (status.st_dev, status.st_ino)
+        self._unchanged = unchanged.Unchanged(path, suspect)
 
     @contextlib.contextmanager
     def write(self, *, full: bool) -> Iterator[Connection]:
         """One BEGIN IMMEDIATE … COMMIT; `full` syncs the WAL before it returns."""
         with self._write_lock, self._fenced():
             self._check_usable()
-            connection = self._writer
             # An interruption can fall between this generator and the `with` that entered it. Then
             # nothing ended its transaction yet, and this thread is settling what it had begun.
             self._roll_back()
             try:
-                wanted = "FULL" if full else "NORMAL"
-                if wanted != self._synchronous:
-                    connection.execute(f"PRAGMA synchronous={wanted}")
-                    self._synchronous = wanted
-                connection.execute("BEGIN IMMEDIATE")
-                yield connection
-                connection.execute("COMMIT")
+                yield self._begin(full=full)
+                self._writer.execute("COMMIT")
             except BaseException as error:
-                self._roll_back()
-                if not isinstance(error, DriverError):
-                    raise
-                if faults.is_io_error(error):
-                    self.refuse(f"the database could not be written ({error})")
-                    raise WritesRefused(self._refused) from error
-                raise faults.explain(self.path, error) from error
-            # The commit is done, whatever becomes of the log.
-            self._commits += 1
-            if self._commits >= CHECKPOINT_EVERY:
-                self._checkpoint()
-            self._wal.keep(connection, self._checkpoint)
+                self._failed(error)
+                raise
+            self._committed()
+
+    def transact(self, action: Callable[[Connection], T], *, full: bool) -> T:
+        """The same around one call, which costs a verb less than a `with` does."""
+        with self._write_lock, self._fenced():
+            self._check_usable()
+            self._roll_back()
+            try:
+                result = action(self._begin(full=full))
+                self._writer.execute("COMMIT")
+            except BaseException as error:
+                self._failed(error)
+                raise
+            self._committed()
+            return result
+
+    def _begin(self, *, full: bool) -> Connection:
+        connection = self._writer
+        wanted = "FULL" if full else "NORMAL"
+        if wanted != self._synchronous:
+            connection.execute(f"PRAGMA synchronous={wanted}")
+            self._synchronous = wanted
+        connection.execute("BEGIN IMMEDIATE")
+        return connection
+
+    def _failed(self, error: BaseException) -> None:
+        """Take the transaction back; raise what the driver's error means."""
+        self._roll_back()
+        if not isinstance(error, DriverError):
+            return
+        if faults.is_io_error(error):
+            self.refuse(f"the database could not be written ({error})")
+            raise WritesRefused(self._refused) from error
+        raise faults.explain(self.path, error) from error
+
+    def _committed(self) -> None:
+        """The commit is done, whatever becomes of the log."""
+        self._commits += 1
+        if self._commits >= CHECKPOINT_EVERY:
+            self._checkpoint()
+        self._wal.keep(self._writer, self._checkpoint)
 
     def checkpoint(self) -> bool:
         """Write the WAL back into the database, but for what somebody reads; the next commit begins
@@ -353,7 +370,7 @@ class Database(ReadDatabase):
         durable.note_failure(self._suspect, why, spare=self._spare)
 
     def _fenced(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext() if self._fence < 0 else self._alone()
+        return _NO_FENCE if self._fence < 0 else self._alone()
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -368,18 +385,11 @@ class Database(ReadDatabase):
             raise StoreClosed
         if self._refused:
             raise WritesRefused(self._refused)
-        if os.path.exists(self._suspect):
-            self._refused = "another process met an I/O error in it"
-            raise WritesRefused(self._refused)
-        try:
-            status = os.stat(self.path)
-        except FileNotFoundError:
-            status = None
-        if status is None or (status.st_dev, status.st_ino) != self._identity:
-            self._refused = f"{self.path} is no longer the file that was opened"
+        self._refused = self._unchanged.difference()
+        if self._refused:
             raise WritesRefused(self._refused)
 
     def _roll_back(self) -> None:
-        with contextlib.suppress(DriverError):
-            if self._writer.in_transaction:
+        if self._writer.in_transaction:
+            with contextlib.suppress(DriverError):
                 self._writer.execute("ROLLBACK")

@@ -16,6 +16,8 @@ LIMIT: Final = 16 << 20
 """Bytes, four times what SQLite allows before it tries: the file is cut to this when it begins anew."""
 PATIENCE: Final = 20
 """Milliseconds that all who want to write wait with the one that waits for the readers."""
+_SELDOM: Final = 8
+"""A log that is far from its limit is looked at after so many commits."""
 
 
 class Bound:
@@ -24,10 +26,15 @@ class Bound:
     def __init__(self, connection: Any, path: str) -> None:
         self._log = f"{path}-wal"
         self._next = LIMIT
+        # Not all processes at once.
+        self._skip = os.getpid() % _SELDOM
         connection.execute(f"PRAGMA journal_size_limit={LIMIT}")
 
     def keep(self, connection: Any, checkpoint: Callable[[str], int | None]) -> None:
         """To be called after a commit. While a reader does not end, every half more is a new try."""
+        if self._skip:
+            self._skip -= 1
+            return
         try:
             size = os.stat(self._log).st_size
         except FileNotFoundError:
@@ -35,6 +42,8 @@ class Bound:
         if size <= self._next:
             if size <= LIMIT:
                 self._next = LIMIT
+            if size < LIMIT // 2:
+                self._skip = _SELDOM - 1
             return
         (usual,) = connection.execute("PRAGMA busy_timeout").fetchone()
         connection.execute(f"PRAGMA busy_timeout={PATIENCE}")

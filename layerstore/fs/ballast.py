@@ -115,9 +115,14 @@ def restore(home: str) -> int:
     return made
 
 
+def is_short(home: str) -> bool:
+    """Whether this process has released pieces since it last tried to make them again."""
+    return home in _SHORT
+
+
 def restore_what_was_released(home: str) -> None:
     """After a verb: the pieces that this process gave back for it, as far as there is room."""
-    if home in _SHORT:
+    if is_short(home):
         restore(home)
 
 

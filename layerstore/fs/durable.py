@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from typing import Final
 
 
@@ -97,7 +98,9 @@ def write_file(path: str, content: str, *, mode: int, synced: bool) -> None:
         data = content.encode()
         while data:
             data = data[os.write(descriptor, data) :]
-        os.fchmod(descriptor, mode)
+        # A umask cuts the mode, and so may the default ACL of the directory.
+        if stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:
+            os.fchmod(descriptor, mode)
         if synced:
             sync(descriptor, path)
     finally:

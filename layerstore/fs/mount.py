@@ -35,7 +35,7 @@ Style = Literal["new", "absolute", "relative"]
 STYLES: tuple[Style, ...] = ("new", "absolute", "relative")
 
 _FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
-_HANDLED = signal.valid_signals() - _FAULTS
+_HANDLED = syscalls.sigset(signal.valid_signals() - _FAULTS)
 _DATA_LIMIT = os.sysconf("SC_PAGE_SIZE") - 1
 _VALUE_LIMIT = 255
 # Docker reads these trees too, and a redirect, a metacopy or an index in a layer does not survive a
@@ -193,12 +193,12 @@ def _uninterrupted(work: Callable[[], None]) -> None:
     A descriptor that is lost between two lines would keep the file system, and so its upper, in use
     for the life of the process.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    before = syscalls.pthread_sigmask(signal.SIG_BLOCK, syscalls.sigset(()))
     try:
-        signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
+        syscalls.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
         work()
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        syscalls.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _settings(options: OverlayOptions, base: str | None) -> list[tuple[str, str]]:

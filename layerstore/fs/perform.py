@@ -98,8 +98,10 @@ class Performer:
                 raise
         if step.uid is not None or step.gid is not None:
             self._chown(step.path, step.uid, step.gid)
-        # mkdir's mode is cut by the umask
-        os.chmod(self.path(step.path), step.mode, follow_symlinks=True)
+        # mkdir's mode is cut by the umask, and by the default ACL of the directory above.
+        path = self.path(step.path)
+        if stat.S_IMODE(os.stat(path).st_mode) != step.mode:
+            os.chmod(path, step.mode, follow_symlinks=True)
 
     def _chown(self, path: str, uid: int | None, gid: int | None) -> None:
         whom = (-1 if uid is None else uid, -1 if gid is None else gid)
@@ -251,8 +253,13 @@ class Performer:
         diff, scratch = self.path(layout.diff(step.layer)), self.path(step.scratch)
         if not os.path.isdir(diff):
             return  # what is not there is not in use
-        os.makedirs(scratch, exist_ok=True)
-        free = upper.upper_is_free(diff, scratch)
+        try:
+            os.mkdir(scratch)
+            used = False
+        except OSError:
+            os.makedirs(scratch, exist_ok=True)
+            used = True
+        free = upper.upper_is_free(diff, scratch, may_have_been_used=used)
         if not free and not self._users(step.layer):
             # Nobody to blame: a namespace that was copied and is ending, or a process that is dying.
             free = upper.upper_is_free(diff, scratch, wait=_UNSEEN)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import attrs
 
+from layerstore.values import value
+
 
 @attrs.define
 class Performed:
@@ -23,7 +25,8 @@ class Performed:
     diff_id: str = ""
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class VerifyLayer:
     """Refuse to go on unless the files of a layer say what the index says. Changes nothing.
 
@@ -39,7 +42,8 @@ class VerifyLayer:
         return f"check the files of {self.layer} and its {len(self.chain)} lower links"
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class MakeDirectory:
     """`fresh`: the first run of a plan insists that the directory is new.
 
@@ -56,7 +60,8 @@ class MakeDirectory:
         return f"make directory {self.path}"
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class Own:
     """Give a directory to somebody; None: that half stays."""
 
@@ -68,7 +73,8 @@ class Own:
         return f"give {self.path} to {self.uid}:{self.gid}"
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class SetProject:
     """What is made in the directory from now on belongs to the project, too."""
 
@@ -79,7 +85,8 @@ class SetProject:
         return f"make {self.path} belong to project {self.project}"
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class SetLimit:
     """`needed`: without it, it is fine that there are no quotas any more."""
 
@@ -91,7 +98,8 @@ class SetLimit:
         return f"let project {self.project} have {self.size} bytes"
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class ClearLimit:
     """The end of a project's limit; where there are no quotas any more there is none."""
 
@@ -101,7 +109,8 @@ class ClearLimit:
         return f"end the limit of project {self.project}"
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class WriteFile:
     path: str
     content: str
@@ -112,7 +121,8 @@ class WriteFile:
         return f"write {self.path}"
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class SyncDirectory:
     path: str
 
@@ -120,13 +130,15 @@ class SyncDirectory:
         return f"sync directory {self.path or 'home'}"
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class SyncFileSystem:
     def describe(self) -> str:
         return "sync the file system"
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class MakeSymlink:
     path: str
     target: str
@@ -135,7 +147,8 @@ class MakeSymlink:
         return f"link {self.path} to {self.target}"
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class Publish:
     """Rename onto a name that must not exist; done already if the target's `link` reads `link`."""
 
@@ -147,7 +160,8 @@ class Publish:
         return f"publish {self.source} as {self.target}"
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class MoveToTrash:
     """Rename a layer away if its `link` reads `link`; nothing to do if it is gone.
 
@@ -163,7 +177,8 @@ class MoveToTrash:
         return f"move {self.layer} to {self.target}"
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class MoveAside:
     """Rename anything of the store's own to another name; nothing to do if it is gone."""
 
@@ -174,7 +189,8 @@ class MoveAside:
         return f"move {self.source} to {self.target}"
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class RemoveSymlink:
     """Unlink if it reads `target`, or cannot be read as a link that leads anywhere."""
 
@@ -185,7 +201,8 @@ class RemoveSymlink:
         return f"remove link {self.path}"
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class RemoveDirectory:
     """rmdir; an absent one is fine. Evicts mounts of it in other mount namespaces.
 
@@ -201,7 +218,8 @@ class RemoveDirectory:
         return f"remove directory {self.path}"
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class RemoveTree:
     path: str
 
@@ -209,7 +227,8 @@ class RemoveTree:
         return f"remove tree {self.path}"
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class Unpack:
     """Unpack the stream of a live run into `staging/<operation>/diff`, which gets owner, mode and
     project of the layer's own; what it was is written down beside it.
@@ -228,7 +247,8 @@ class Unpack:
         return f"unpack the archive for {self.layer}"
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class ReplaceDirectory:
     """Rename over `<layer>/diff`, which is empty, if the layer's `link` reads `link`; nothing to do
     if `source` is gone.
@@ -242,7 +262,8 @@ class ReplaceDirectory:
         return f"make {self.source} the content of {self.layer}"
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class ProbeUpper:
     """Ask the kernel whether any overlay has `<layer>/diff` as upper; refuse to go on if so."""
 
@@ -253,7 +274,8 @@ class ProbeUpper:
         return f"ask the kernel whether {self.layer} is in use"
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class CheckUnmounted:
     """Refuse to go on while any process's mount table shows `<layer>/merged`."""
 
@@ -263,7 +285,8 @@ class CheckUnmounted:
         return f"look for mounts of {self.layer} in other mount namespaces"
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class MountOverlay:
     """`lowers` nearest first; without an upper the mount is read-only."""
 
@@ -278,7 +301,8 @@ class MountOverlay:
         return f"mount {self.target} {kind} over {len(self.lowers)} lower layers"
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class Unmount:
     """Without MNT_DETACH first; where it stays busy it is detached, and the layer is draining."""
 

@@ -14,6 +14,7 @@ import ctypes
 import errno
 import os
 import struct
+from collections.abc import Iterable
 from typing import NamedTuple
 
 # umount2(2)
@@ -210,6 +211,29 @@ def renameat2(old_fd: int, old: str, new_fd: int, new: str, flags: int) -> None:
     )
 
 
+def sigset(signals: Iterable[int]) -> ctypes.Array[ctypes.c_ulong]:
+    """A set of signals, as the C library has it."""
+    made = (ctypes.c_ulong * (128 // ctypes.sizeof(ctypes.c_ulong)))()
+    for number in signals:
+        word, bit = divmod(number - 1, 8 * ctypes.sizeof(ctypes.c_ulong))
+        made[word] |= 1 << bit
+    return made
+
+
+def pthread_sigmask(
+    how: int, signals: ctypes.Array[ctypes.c_ulong]
+) -> ctypes.Array[ctypes.c_ulong]:
+    """pthread_sigmask(3), for the calling thread; the mask that it had.
+
+    signal.pthread_sigmask makes an enum member of each of some sixty signals, every time.
+    """
+    before = sigset(())
+    code = _libc.pthread_sigmask(ctypes.c_int(how), signals, before)
+    if code:
+        raise OSError(code, f"pthread_sigmask: {os.strerror(code)}")
+    return before
+
+
 def syncfs(fd: int) -> None:
     """syncfs(2); errors are those since ``fd`` was opened."""
     _call("syncfs", fd)
@@ -218,6 +242,11 @@ def syncfs(fd: int) -> None:
 def unshare(flags: int) -> None:
     """unshare(2), for the calling thread."""
     _call("unshare", flags)
+
+
+_STATX = struct.Struct("=I4xQ12xH2xQ16xQ16xqI44xIIQ")
+"""Of struct statx: mask, attributes, mode, inode, attributes known, birth, device, mount."""
+_STATX_MASK = ctypes.c_uint(STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID | STATX_MNT_ID_UNIQUE)
 
 
 def statx(path: str | int, *, dir_fd: int = AT_FDCWD) -> Statx:
@@ -229,15 +258,11 @@ def statx(path: str | int, *, dir_fd: int = AT_FDCWD) -> Statx:
     at, text = (path, b"") if isinstance(path, int) else (dir_fd, _bytes(path))
     if isinstance(path, int):
         flags |= AT_EMPTY_PATH
-    mask = STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID | STATX_MNT_ID_UNIQUE
     buffer = ctypes.create_string_buffer(256)
-    _call("statx", at, text, flags, ctypes.c_uint(mask), buffer, path=name)
-    got, _, attributes = struct.unpack_from("=IIQ", buffer, 0)
-    (mode,) = struct.unpack_from("=H", buffer, 28)
-    (ino,) = struct.unpack_from("=Q", buffer, 32)
-    (supported,) = struct.unpack_from("=Q", buffer, 56)
-    seconds, nanoseconds = struct.unpack_from("=qI", buffer, 80)
-    major, minor, mnt_id = struct.unpack_from("=IIQ", buffer, 136)
+    _call("statx", at, text, flags, _STATX_MASK, buffer, path=name)
+    got, attributes, mode, ino, supported, seconds, nanoseconds, major, minor, mnt_id = (
+        _STATX.unpack_from(buffer)
+    )
     return Statx(
         mount_root=bool(attributes & STATX_ATTR_MOUNT_ROOT),
         tells_root=bool(supported & STATX_ATTR_MOUNT_ROOT),
