@@ -45,7 +45,9 @@ EIGHT = st.one_of(
 )
 TIME = st.one_of(
     st.integers(0, 1 << 33).map(lambda n: b"%011o\0" % n),
-    st.integers(-(1 << 40), 1 << 40).map(lambda n: (n % (1 << 96)).to_bytes(12, "big")),
+    st.integers(-(1 << 40), 1 << 40).map(
+        lambda n: (n % (1 << 96) | 1 << 95).to_bytes(12, "big")  # the first bit says "no octal"
+    ),
     st.sampled_from([b"\0" * 12, b"          1\0"]),
 )
 RECORDS = st.dictionaries(
