@@ -72,7 +72,7 @@ check: lint
 crash: .venv/stamp
 	LAYERSTORE_TEST_LONG=1 $(call RUN,$(BIN)) -m crash -o faulthandler_timeout=0
 
-# All that was acknowledged is there after each: some 15,000 cuts, half an hour on two idle cores.
+# All that was acknowledged is there after each: some 10,000 cuts, half an hour on two idle cores.
 powercut: .venv/stamp
 	LAYERSTORE_TEST_LONG=1 $(call RUN,$(BIN)) tests/crash/test_powercut.py -o faulthandler_timeout=0
 

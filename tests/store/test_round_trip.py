@@ -301,7 +301,7 @@ def test_what_a_layer_has_survives_the_way_through_an_archive(bare: Path, file_s
         run_state_machine_as_test(
             hypothesis.seed(f"{SEED} {file_system}")(machine),
             settings=settings(
-                max_examples=1000 if LONG else 25,
+                max_examples=1000 if LONG else 50,
                 stateful_step_count=8,
                 deadline=None,
                 database=None,
