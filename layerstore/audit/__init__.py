@@ -127,8 +127,8 @@ def _records_of(
     except (NoStore, StoreDamaged) as error:
         path = os.fspath(home / layout.DATABASE)
         there = os.path.isfile(path) and os.stat(path).st_size > 0
-        belongs = isinstance(error, StoreDamaged) and "belongs to" in error.message
-        code = "damaged-database" if there and not belongs else "lost-database"
+        lost = isinstance(error, NoStore) or "belongs to" in error.message or not there
+        code = "lost-database" if lost else "damaged-database"
         return None, nothing, (finding(code, error.message, path=path),)
     return reader, records.Source(database.path, query), ()
 

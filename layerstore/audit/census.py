@@ -44,6 +44,8 @@ class Seen(LayerFiles):
     unpacking: tuple[str, ...]
     """Names in `diff` that a killed extraction left."""
     volatile: bool
+    has_content: bool
+    """Something is in `diff`."""
 
 
 @attrs.frozen
@@ -124,6 +126,7 @@ class _Lister:
                 except FileNotFoundError:
                     continue
                 facts.append((entry, status.st_mode, status.st_uid))
+            content = self._listed(layout.DIFF, descriptor)
             return Seen(
                 link=self._text(layout.LINK, descriptor) if layout.LINK in names else None,
                 lower=self._text(layout.LOWER, descriptor) if layout.LOWER in names else None,
@@ -131,15 +134,12 @@ class _Lister:
                 mounted=layout.MERGED in names
                 and mountinfo.is_mount_root(f"{self._home}/{name}/{layout.MERGED}"),
                 facts=self._once(tuple(facts)),
-                unpacking=self._unpacking(descriptor),
+                unpacking=tuple(entry for entry in content if entry.startswith(HALF_UNPACKED)),
                 volatile=layout.WORK in names and _exists(_VOLATILE, descriptor),
+                has_content=bool(content),
             )
         finally:
             os.close(descriptor)
-
-    def _unpacking(self, layer: int) -> tuple[str, ...]:
-        found = self._listed(layout.DIFF, layer)
-        return tuple(name for name in found if name.startswith(HALF_UNPACKED))
 
     def _text(self, name: str, directory: int) -> str | None:
         """The text of a small file, kept once: siblings have the same `lower`."""

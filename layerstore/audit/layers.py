@@ -69,17 +69,13 @@ def _unknown(view: View, layer: str, found: Seen) -> Iterator[m.Finding]:
 def _is_half_made(view: View, layer: str, found: Seen) -> bool:
     """What a killed create leaves: nothing that would let anybody call it a layer.
 
-    A link in `l/` that leads to it, or a `lower`, says that it was one.
+    Content, a link in `l/` that leads to it, or a `lower`, say that it was one.
     """
-    if found.lower is not None or found.committed:
+    if found.lower is not None or found.committed or found.has_content:
         return False
-    if found.link is not None and (found.link != "" or layout.DIFF in found.names):
-        return (
-            bool(found.link)
-            and layout.DIFF not in found.names
-            and found.link not in view.tree.links
-        )
-    return layout.link_target(layer) not in view.tree.links.values()
+    if found.link and (layout.DIFF in found.names or found.link in view.tree.links):
+        return False
+    return layout.link_target(layer) not in view.led_to
 
 
 def _half_made(view: View, layer: str, found: Seen) -> m.Finding:
@@ -137,7 +133,7 @@ def _is_anothers(view: View, layer: str, link: str) -> bool:
         return False
     if view.known.get(link, layer) != layer:
         return True
-    return reads is not None and layout.link_target(layer) in view.tree.links.values()
+    return reads is not None and layout.link_target(layer) in view.led_to
 
 
 def _link(view: View, layer: str, link: str) -> Iterator[m.Finding]:

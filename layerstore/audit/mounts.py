@@ -96,7 +96,9 @@ def is_podman(view: View) -> bool:
     if view.records is not None:
         return False
     above = os.path.dirname(view.home)
-    return os.path.isdir(f"{above}/overlay-layers") or ".has-mount-program" in os.listdir(view.home)
+    return os.path.isdir(f"{above}/overlay-layers") or os.path.lexists(
+        f"{view.home}/.has-mount-program"
+    )
 
 
 def _differs(view: View, layer: str, places: tuple[Place, ...]) -> Iterator[m.Finding]:

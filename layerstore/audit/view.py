@@ -64,6 +64,8 @@ class View:
     records: Records | None
     known: Mapping[str, str]
     """Whose each link is: by the index, else by the `link` file."""
+    led_to: frozenset[str]
+    """What some link reads."""
 
     @property
     def reader(self) -> Reader:
@@ -114,7 +116,7 @@ def look(home: str, reader: Reader | None, *, progress: Progress | None = None) 
                 known[found.link] = layer
     if records is not None:
         known.update((row.link, row.id) for row in records.index.values())
-    return View(home, tree, places, records, known)
+    return View(home, tree, places, records, known, frozenset(tree.links.values()))
 
 
 def _records(home: str, tree: Census, reader: Reader) -> Records:
