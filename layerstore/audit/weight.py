@@ -21,13 +21,16 @@ def weighed(view: View, findings: Iterable[m.Finding]) -> Iterator[m.Finding]:
     """The findings with dependents, bytes and repairs. What several share is asked once."""
     children: Mapping[str, list[str]] | None = None
     known: dict[str, tuple[int, tuple[str, ...]]] = {}
+    holders: dict[str, list[str]] = {}
+    for hold in view.records.holds if view.records is not None else ():
+        holders.setdefault(hold.layer, []).append(f"holder {hold.holder}")
     for item in findings:
         count = 0
         names: tuple[str, ...] = ()
         if item.layer is not None:
             if item.layer not in known:
                 children = _children(view) if children is None else children
-                known[item.layer] = _dependents(view, item.layer, children)
+                known[item.layer] = _dependents(view, item.layer, children, holders)
             count, names = known[item.layer]
         weighs = codes.CODES[item.code].weighs and item.path is not None
         yield attrs.evolve(
@@ -55,35 +58,30 @@ def _children(view: View) -> dict[str, list[str]]:
 
 
 def _dependents(
-    view: View, layer: str, children: Mapping[str, list[str]]
+    view: View, layer: str, children: Mapping[str, list[str]], holders: Mapping[str, list[str]]
 ) -> tuple[int, tuple[str, ...]]:
-    """Every layer above, nearest first, and every holder of one of them or of itself."""
-    above = {layer: None}
-    for at in list_growing(above, children):
-        del at
-    layers = [name for name in above if name != layer]
-    holders = []
-    for hold in view.records.holds if view.records is not None else ():
-        if hold.layer in above:
-            holders.append(f"holder {hold.holder}")
+    """Every holder of the layer or of one above, and every layer above, nearest first."""
+    above = _above(layer, children)
     mounted = [
         f"mounted by {place.keeper}"
         for name in above
         for place in view.places.get(name, ())
         if view.records is None
     ]
-    every = [*dict.fromkeys(holders), *dict.fromkeys(mounted), *layers]
+    held = [holder for name in above for holder in holders.get(name, ())]
+    every = [*dict.fromkeys(held), *dict.fromkeys(mounted), *(n for n in above if n != layer)]
     return len(every), tuple(every[:_NAMED])
 
 
-def list_growing(above: dict[str, None], children: Mapping[str, list[str]]) -> Iterator[str]:
-    """Walk from what is in `above` to everything that stands on it; a cycle ends it."""
-    pending = list(above)
+def _above(layer: str, children: Mapping[str, list[str]]) -> dict[str, None]:
+    """A layer and everything that stands on it, nearest first; a cycle ends it."""
+    found: dict[str, None] = {layer: None}
+    pending = [layer]
     while pending:
-        reached = [name for at in pending for name in children.get(at, ()) if name not in above]
+        reached = [name for at in pending for name in children.get(at, ()) if name not in found]
         pending = list(dict.fromkeys(reached))
-        above.update(dict.fromkeys(pending))
-        yield from pending
+        found.update(dict.fromkeys(pending))
+    return found
 
 
 def usage(path: str) -> int | None:
