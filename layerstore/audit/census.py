@@ -233,3 +233,19 @@ def has_directory(found: LayerFiles, name: str) -> bool:
     if not isinstance(found, Seen):
         return name in found.names
     return is_kind(found.facts, name, stat.S_ISDIR)
+
+
+def names_in(directory: str) -> list[str]:
+    """The names in a directory that is no part of a layer, sorted; none where there is no such directory."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        try:
+            descriptor = os.open(directory, flags | os.O_NOATIME)
+        except PermissionError:
+            descriptor = os.open(directory, flags)
+    except OSError:
+        return []
+    try:
+        return sorted(os.listdir(descriptor))
+    finally:
+        os.close(descriptor)

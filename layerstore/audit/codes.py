@@ -130,6 +130,7 @@ _ALL: Final = [
         ),
         ("trash-leftover", "what was being removed belongs to no operation", "reopen", True),
         ("archive-leftover", "a compaction did not end", "reopen"),
+        ("orphan-data", "the engine keeps data of a layer that has no record", "", True),
         (
             "temporary-file",
             "a writer that was interrupted left a temporary file",

@@ -14,10 +14,12 @@ from typing import Any, Final
 import attrs
 
 from layerstore import model as m
+from layerstore.audit.census import names_in
 from layerstore.audit.view import View, finding
 
 _BIG: Final = 1 << 28
 _PART: Final = 29
+_SPLIT: Final = ".tar-split.gz"
 
 
 def check(view: View) -> Iterator[m.Finding]:
@@ -62,6 +64,20 @@ def _podman(view: View, path: str) -> Iterator[m.Finding]:
         if layer not in parents:
             said = f"{layer} has no record in {path}"
             yield finding("unrecorded-layer", said, layer, f"{view.home}/{layer}")
+    yield from _beside(os.path.dirname(path), parents)
+
+
+def _beside(directory: str, known: dict[str, str]) -> Iterator[m.Finding]:
+    """What podman keeps beside its records: what of it belongs to no layer."""
+    for name in names_in(directory):
+        path = f"{directory}/{name}"
+        layer = name.removesuffix(_SPLIT)
+        if name.startswith(".tmp"):
+            said = f"{name} was left by a writer that was interrupted"
+            yield finding("temporary-file", said, path=path)
+        elif (name.endswith(_SPLIT) or os.path.isdir(path)) and layer not in known:
+            said = f"{name} is of no layer that has a record"
+            yield finding("orphan-data", said, path=path)
 
 
 def _parent(view: View, layer: str, parents: dict[str, str], path: str) -> Iterator[m.Finding]:
@@ -103,12 +119,7 @@ def _records(path: str) -> list[_Record]:
 
 def _docker(view: View, layerdb: str) -> Iterator[m.Finding]:
     """Docker keeps a directory for each image layer, and one for each container."""
-    recorded = 0
-    for kind in ("sha256", "mounts"):
-        try:
-            recorded += len(os.listdir(f"{layerdb}/{kind}"))
-        except (FileNotFoundError, NotADirectoryError):
-            continue
+    recorded = sum(len(names_in(f"{layerdb}/{kind}")) for kind in ("sha256", "mounts"))
     if not recorded and view.tree.layers:
         said = f"Docker's records at {layerdb} are gone or empty"
         yield finding("lost-database", said, path=layerdb)

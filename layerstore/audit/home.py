@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from layerstore import model as m
-from layerstore.audit.census import Facts, Seen
+from layerstore.audit.census import Facts, Seen, names_in
 from layerstore.audit.view import View, finding
 from layerstore.fs import layout
 
@@ -124,10 +124,6 @@ def _leftovers(view: View) -> Iterator[m.Finding]:
 
 
 def _quarantine(view: View) -> Iterator[m.Finding]:
-    try:
-        names = sorted(os.listdir(f"{view.home}/{layout.QUARANTINE}"))
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for name in names:
+    for name in names_in(f"{view.home}/{layout.QUARANTINE}"):
         said = f"{layout.QUARANTINE}/{name} was set aside"
         yield finding("quarantine-content", said, path=f"{view.home}/{layout.QUARANTINE}/{name}")

@@ -10,6 +10,7 @@ import attrs
 
 from layerstore import model as m
 from layerstore.audit import codes
+from layerstore.audit.census import names_in
 from layerstore.audit.view import View
 
 _NAMED: Final = 20
@@ -95,7 +96,7 @@ def usage(path: str) -> int | None:
     pending = [path] if os.path.isdir(path) and not os.path.islink(path) else []
     while pending:
         at = pending.pop()
-        for name in _names(at):
+        for name in names_in(at):
             try:
                 status = os.lstat(f"{at}/{name}")
             except OSError:
@@ -108,18 +109,3 @@ def usage(path: str) -> int | None:
             if (status.st_mode & 0o170000) == 0o040000:
                 pending.append(f"{at}/{name}")
     return total
-
-
-def _names(directory: str) -> list[str]:
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        try:
-            descriptor = os.open(directory, flags | os.O_NOATIME)
-        except PermissionError:
-            descriptor = os.open(directory, flags)
-    except OSError:
-        return []
-    try:
-        return os.listdir(descriptor)
-    finally:
-        os.close(descriptor)

@@ -527,6 +527,16 @@ PODMANS = [
     _theirs(
         "directory of a record gone", "record-without-layer", lambda h: shutil.rmtree(h / "alone")
     ),
+    _theirs(
+        "temporary records left",
+        "temporary-file",
+        lambda h: (records_of(h).parent / ".tmp-layers.json1").write_text("["),
+    ),
+    _theirs(
+        "data of nobody",
+        "orphan-data",
+        lambda h: (records_of(h).parent / "gone.tar-split.gz").write_bytes(b""),
+    ),
     _theirs("two records", "doubled-record", _records(lambda r: r.append(r[0]))),
     _theirs("parent cycle", "record-cycle", _records(lambda r: r[0].update(parent="top"))),
     _theirs(

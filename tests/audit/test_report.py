@@ -151,6 +151,31 @@ def test_lost_records_are_said_first(bare: Path) -> None:
     assert "'layerstore db rebuild' begins a journal anew from the tree." in done.out
 
 
+def test_progress_on_a_terminal(bare: Path) -> None:
+    """Who watches a long run sees how far it is, on stderr; results are not mixed with it."""
+    home = damages.make(bare, damages.STORE)
+    above, below = os.openpty()
+    script = (
+        "import layerstore.cli.audit as a; a._SOON = 0.0; from layerstore.cli import main; main()"
+    )
+    words = ["--home", str(home), "audit"]
+    with open(above, "rb", buffering=0) as terminal:
+        done = subprocess.run(
+            [sys.executable, "-c", script, *words],
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=below,
+            check=False,
+        )
+        os.close(below)
+        said = terminal.read(1 << 16).decode()
+    assert (0, b"") == (done.returncode, done.stdout)
+    assert re.search(r"events .*100%", said)
+    assert re.search(r"layers .*100%", said)
+    assert "Clean." in said
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [(("{bare}",), 8), (("{bare}/nothing",), 8), (("/proc/self/status",), 8), (("--so",), 16), (("a", "b"), 16)],
