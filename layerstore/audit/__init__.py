@@ -82,7 +82,12 @@ def audit(
     """
     path = Path(home).resolve()
     if os.path.isdir(path / layout.OWN):
-        return _audit_store(path, archives=archives, progress=progress)
+        try:
+            return _audit_store(path, archives=archives, progress=progress)
+        except StoreDamaged as error:  # it could be opened, and then not be read
+            view = look(os.fspath(path), None)
+            damaged = finding("damaged-database", error.message, path=f"{path}/{layout.DATABASE}")
+            return _report(view, [damaged, *_judge(view, archives=False)], "layerstore")
     if not any_tree:
         description.read(path)  # raises NoStore
     return _audit_tree(path, progress=progress)

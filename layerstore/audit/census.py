@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
 import attrs
@@ -58,6 +58,8 @@ class Census(Tree):
     """Mode and uid of `l/`; None: there is no such directory."""
     bad_links: tuple[str, ...]
     """Names in `l/` that are no link ids."""
+    unreadable: Mapping[str, str]
+    """Layers that could not be looked at, and why: one bad layer does not hide the others."""
 
 
 def take(home: str, *, progress: Progress | None = None) -> Census:
@@ -76,6 +78,7 @@ class _Lister:
         self._home = home
         self._quiet = os.O_NOATIME
         self._same: dict[object, object] = {}
+        self._unreadable: dict[str, str] = {}
         self.top = self._open(home, os.O_DIRECTORY)
 
     def census(self, progress: Progress | None) -> Census:
@@ -87,11 +90,11 @@ class _Lister:
                 progress("layers", number, len(names))
             if name in _OURS:
                 continue
-            found = self._layer(name) if _may_be_layer(name) else None
-            if found is None:
-                strangers.append(name)
-            else:
+            found = self._looked_at(name) if _may_be_layer(name) else None
+            if found is not None:
                 layers[name] = found
+            elif name not in self._unreadable:
+                strangers.append(name)
         if progress is not None:
             progress("layers", len(names), len(names))
         links_facts, links, bad = self._links()
@@ -108,7 +111,17 @@ class _Lister:
             home_facts=(status.st_mode, status.st_uid),
             links_facts=links_facts,
             bad_links=tuple(bad),
+            unreadable=self._unreadable,
         )
+
+    def _looked_at(self, name: str) -> Seen | None:
+        try:
+            return self._layer(name)
+        except PermissionError:
+            raise  # whoever asks may not look, and nothing is wrong with the layer
+        except OSError as error:
+            self._unreadable[name] = error.strerror or str(error)
+            return None
 
     def _layer(self, name: str) -> Seen | None:
         """None: it is no directory, or it went away."""
@@ -125,6 +138,10 @@ class _Lister:
                     status = os.stat(entry, dir_fd=descriptor, follow_symlinks=False)
                 except FileNotFoundError:
                     continue
+                except OSError:
+                    if entry != layout.MERGED:  # a mount whose server is dead
+                        raise
+                    continue
                 facts.append((entry, status.st_mode, status.st_uid))
             content = self._listed(layout.DIFF, descriptor)
             return Seen(
@@ -132,7 +149,7 @@ class _Lister:
                 lower=self._text(layout.LOWER, descriptor) if layout.LOWER in names else None,
                 names=self._once(frozenset(names)),
                 mounted=layout.MERGED in names
-                and mountinfo.is_mount_root(f"{self._home}/{name}/{layout.MERGED}"),
+                and _is_mounted(f"{self._home}/{name}/{layout.MERGED}"),
                 facts=self._once(tuple(facts)),
                 unpacking=tuple(entry for entry in content if entry.startswith(HALF_UNPACKED)),
                 volatile=layout.WORK in names and _exists(_VOLATILE, descriptor),
@@ -205,6 +222,13 @@ class _Lister:
 
     def _once(self, value: T) -> T:
         return self._same.setdefault(value, value)  # type: ignore[return-value]
+
+
+def _is_mounted(path: str) -> bool:
+    try:
+        return mountinfo.is_mount_root(path)
+    except OSError:
+        return True  # a mount whose server is dead
 
 
 def _exists(path: str, above: int) -> bool:

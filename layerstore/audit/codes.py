@@ -183,6 +183,11 @@ _ALL: Final = [
     *_codes(
         _DAMAGE,
         ("missing-layer", "a layer of the index has no directory", "forget"),
+        (
+            "unreadable",
+            "the file system does not let a layer be read: an error of the disk, perhaps",
+            "",
+        ),
         ("missing-diff", "a layer has no diff directory", ""),
         ("missing-work", "a layer with a parent has no work directory", "make-work"),
         ("isolated-layer", "recovery set a layer apart", "reopen"),

@@ -42,6 +42,9 @@ def check(view: View) -> Iterator[m.Finding]:
             said = f"{layer} is marked committed and has no child"
             path = _at(view, layer, layout.COMMITTED)
             yield finding("committed-without-child", said, layer, path)
+    for layer, why in view.tree.unreadable.items():
+        path = f"{view.home}/{layer}"
+        yield finding("unreadable", f"{layer} cannot be looked at: {why}", layer, path)
     yield from _missing(view)
 
 
@@ -92,7 +95,9 @@ def _missing(view: View) -> Iterator[m.Finding]:
     if view.records is None:
         return
     for row in view.records.index.values():
-        if row.id not in view.tree.layers and not view.in_flight(row.id):
+        if row.id in view.tree.layers or row.id in view.tree.unreadable:
+            continue
+        if not view.in_flight(row.id):
             yield finding(
                 "missing-layer",
                 f"{row.id}: the index has it, and its directory is gone",

@@ -235,6 +235,15 @@ def _without_database(home: Path) -> None:
         path.unlink()
 
 
+def _pages_garbled(home: Path) -> None:
+    """All but the first page: it can be opened, and not be read."""
+    edit(home, "PRAGMA user_version")
+    with open(home / layout.DATABASE, "r+b") as file:
+        size = os.fstat(file.fileno()).st_size
+        file.seek(4096)
+        file.write(b"\xff" * (size - 4096))
+
+
 def _without_layers(home: Path) -> None:
     for layer in CHAIN:
         shutil.rmtree(home / layer)
@@ -483,6 +492,7 @@ RECORDS = [
         "database",
         lost=True,
     ),
+    _ours("pages garbled", "damaged-database", _pages_garbled, "database", lost=True),
     _ours(
         "description gone",
         "lost-database",

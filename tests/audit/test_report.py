@@ -260,6 +260,22 @@ def test_of_a_store_only_its_log_is_opened_by_sqlite(bare: Path) -> None:
     ]
 
 
+@pytest.mark.strace
+def test_one_bad_layer_does_not_hide_the_others(bare: Path) -> None:
+    """Where the disk fails under one layer, that is a finding, and everything else is looked at."""
+    home = damages.make(bare, damages.STORE)
+    (home / "top/lower").write_text("")
+    command = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", str(home / "alone")]
+    command += ["-e", "trace=openat", "-e", "inject=openat:error=EIO"]
+    command += [sys.executable, "-m", "layerstore", "--json", "audit", str(home)]
+    done = subprocess.run(
+        command, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False
+    )
+    found = [(item["code"], item["layer"]) for item in json.loads(done.stdout)["findings"]]
+    assert 4 == done.returncode
+    assert [("empty-lower-file", "top"), ("unreadable", "alone")] == found
+
+
 def test_a_medium_that_cannot_be_written(bare: Path) -> None:
     """A store on a read-only mount is audited, with its log and without."""
     home = damages.make(bare, damages.STORE)
