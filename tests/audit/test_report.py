@@ -382,3 +382,21 @@ def test_what_drains_keeps_its_merged_directory(bare: Path) -> None:
     found = {item.code: item.severity for item in audit(home).findings}
     assert {"draining-layer", "projection-differs"} == set(found)
     assert "note" == found["draining-layer"]
+
+
+def test_two_layers_with_one_quota_id(bare: Path) -> None:
+    """A layer whose files count against another's limit is named, with the other."""
+    from layerstore.fs import quota
+
+    image, point = bare / "xfs.img", bare / "xfs"
+    with image.open("xb") as file:
+        file.truncate(320 << 20)
+    point.mkdir()
+    subprocess.run(["mkfs.xfs", "-q", image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, point], check=True)
+    home = damages.make(point, damages.STORE)
+    damages.edit(home, "INSERT INTO projects VALUES (7, 'side', 4096, 1)")
+    quota.set_project(os.fspath(home / "lone/diff"), 7)
+    found = {item.code: item for item in audit(home).findings}
+    assert ("lone", ("side",)) == (found["doubled-project"].layer, found["doubled-project"].also)
+    assert "side" == found["quota-not-counted"].layer
