@@ -143,7 +143,7 @@ class _Lister:
                         raise
                     continue
                 facts.append((entry, status.st_mode, status.st_uid))
-            content = self._listed(layout.DIFF, descriptor)
+            has_content, unpacking = self._content(descriptor)
             return Seen(
                 link=self._text(layout.LINK, descriptor) if layout.LINK in names else None,
                 lower=self._text(layout.LOWER, descriptor) if layout.LOWER in names else None,
@@ -151,10 +151,27 @@ class _Lister:
                 mounted=layout.MERGED in names
                 and _is_mounted(f"{self._home}/{name}/{layout.MERGED}"),
                 facts=self._once(tuple(facts)),
-                unpacking=tuple(entry for entry in content if entry.startswith(HALF_UNPACKED)),
+                unpacking=unpacking,
                 volatile=layout.WORK in names and _exists(_VOLATILE, descriptor),
-                has_content=bool(content),
+                has_content=has_content,
             )
+        finally:
+            os.close(descriptor)
+
+    def _content(self, layer: int) -> tuple[bool, tuple[str, ...]]:
+        """Whether something is in `diff`, and what an extraction left; it may have a million names."""
+        try:
+            descriptor = self._open(layout.DIFF, os.O_DIRECTORY, layer)
+        except (FileNotFoundError, NotADirectoryError):
+            return False, ()
+        try:
+            has_content, found = False, []
+            with os.scandir(descriptor) as entries:
+                for entry in entries:
+                    has_content = True
+                    if entry.name.startswith(HALF_UNPACKED):
+                        found.append(entry.name)
+            return has_content, tuple(sorted(found))
         finally:
             os.close(descriptor)
 

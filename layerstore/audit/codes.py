@@ -47,7 +47,7 @@ REPAIRS: Final = {
     r.name: r
     for r in (
         Repair("settle", "settles what dead processes left in flight", "layerstore recover"),
-        Repair("reopen", "lets the next open for writing compare the tree", "layerstore recover"),
+        Repair("reopen", "compares the tree with the index, as an open after an unclean end does"),
         Repair("release", "ends the holds of a name", "layerstore release HOLDER"),
         Repair("rebuild-database", "begins a journal anew from the tree", "layerstore db rebuild"),
         Repair("restore-database", "puts a copy in place", "layerstore db restore FILE"),
