@@ -7,6 +7,7 @@ import functools
 from collections.abc import Iterator
 
 import archives
+import audits
 import cases
 import growth
 from cases import Lazy
@@ -51,7 +52,13 @@ class Rows:
         yield from cases.question_rows(chain)
         for size, lazy in self.twins.items():
             yield from cases.open_rows(lazy, size)
+        middle: Lazy = functools.cache(
+            functools.partial(build, self._place.path, "s10000", wide(10_000))
+        )
+        yield from audits.rows(middle, "10,000")
         *_, (largest, lazy) = self.twins.items()
+        if largest == "100,000":
+            yield from audits.rows(lazy, largest)
         yield from growth.rows(lazy, largest, self.twins["10"])
         yield from archives.rows(self._place)
         yield from cases.process_rows(self.twins["10"])

@@ -230,6 +230,16 @@ class Finding:
     message: str
     layer: str | None = None
     path: str | None = None
+    also: tuple[str, ...] = ()
+    """Other layers that it is about."""
+    dependents: int = 0
+    """How many layers stand on this one, and how many holders hold it or one of these."""
+    depends: tuple[str, ...] = ()
+    """The first of them: ids of layers, and `holder NAME`."""
+    bytes: int | None = None
+    """What it takes on the disk, where nothing needs that; None: not measured."""
+    repairs: tuple[str, ...] = ()
+    """Repairs that exist, best first; `layerstore.audit.codes` says what each does."""
 
 
 @attrs.frozen

@@ -1,26 +1,52 @@
 """Owns the audit: four views of a store, compared. It must not change anything it looks at.
 
-The views are the tree, the kernel's mounts, the index, and the journal folded anew. Where living
-owners work on the store meanwhile, only what a second look confirms is reported.
+The views are the tree, the kernel's mounts in every mount namespace, the index, and the journal
+folded anew. A tree of Docker's or podman's has no journal, and is judged by itself. Where somebody
+may work on it meanwhile, only what a second look confirms is reported.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Final
 
 import attrs
 
+from layerstore import description
 from layerstore import model as m
 from layerstore.audit import archives as archived
-from layerstore.audit import links, mounts, quotas, records
-from layerstore.audit.tree import Tree, survey
-from layerstore.fs import layout, locks
-from layerstore.reader import Reader
+from layerstore.audit import (
+    foreign,
+    layers,
+    links,
+    lost,
+    mounts,
+    quotas,
+    records,
+    untouched,
+    weight,
+)
+from layerstore.audit import home as place
+from layerstore.audit.census import Progress
+from layerstore.audit.view import View, finding, look
+from layerstore.db import statements as sql
+from layerstore.errors import NoStore, SchemaTooNew, StoreDamaged
+from layerstore.fs import layout
+from layerstore.reader import Reader, check_database, check_not_newer, revision
 
-_LOOKS = 3
+_LOOKS: Final = 3
 """How often a finding on a store that lives must be seen."""
+_PAUSE: Final = 0.05
+"""Seconds between two looks at a tree of which nobody says what is in flight."""
+VERSION: Final = 1
+"""Of the report as data: a field may be added to it, none changes its meaning."""
+
+_ORDER: Final = {severity: number for number, severity in enumerate(m.Severity)}
 
 
 @attrs.frozen
@@ -29,80 +55,159 @@ class Report:
 
     findings: tuple[m.Finding, ...]
     checked: Mapping[str, int] = attrs.field(hash=False)
+    home: str = ""
+    kind: str = "layerstore"
+    """`layerstore`, or `overlay2` for a tree without a journal of ours."""
+    lost_metadata: bool = False
+    """The records look lost, and not the layers: nothing may be removed by them."""
 
     @property
     def clean(self) -> bool:
-        return all(finding.severity is m.Severity.NOTE for finding in self.findings)
+        return all(item.severity is m.Severity.NOTE for item in self.findings)
 
 
-@attrs.frozen
-class View:
-    """One look: the tree first, the index after it."""
-
-    home: str
-    tree: Tree
-    reader: Reader
-    index: Mapping[str, m.Layer]
-    mounts: Mapping[str, m.Mount]
-    holds: tuple[m.Hold, ...]
-    operations: tuple[m.Operation, ...]
-    living: frozenset[str]
-    """The owners that are alive."""
-
-    @property
-    def busy(self) -> frozenset[str]:
-        """Layers and operations that a living owner is at."""
-        names: set[str] = set()
-        for operation in self.operations:
-            if operation.owner in self.living and not operation.abandoned:
-                names |= {operation.layer, operation.id}
-        return frozenset(names)
-
-
-def audit(home: str | os.PathLike[str], *, archives: bool = False) -> Report:
-    """Compare the four views of the store at `home`. Raises NoStore, StoreDamaged, SchemaTooNew.
+def audit(
+    home: str | os.PathLike[str],
+    *,
+    archives: bool = False,
+    any_tree: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Compare the views of the store at `home`. Raises NoStore, SchemaTooNew; OSError where it may
+    not look.
 
     `archives`: read and fold each archive of the journal, too, and not only the names of them.
+    `any_tree`: take a tree without a store of ours, too, such as Docker's. `progress` is told how
+    far it is: (what, done, of how many).
     """
-    with Reader.open(home) as reader:
-        view = look(Path(home).resolve(), reader)
-        findings = list(_judge(view, archives))
+    path = Path(home).resolve()
+    if os.path.isdir(path / layout.OWN):
+        try:
+            return _audit_store(path, archives=archives, progress=progress)
+        except StoreDamaged as error:  # it could be opened, and then not be read
+            view = look(os.fspath(path), None)
+            damaged = finding("damaged-database", error.message, path=f"{path}/{layout.DATABASE}")
+            return _report(view, [damaged, *_judge(view, archives=False)], "layerstore")
+    if not any_tree:
+        description.read(path)  # raises NoStore
+    return _audit_tree(path, progress=progress)
+
+
+# --- a store of ours ------------------------------------------------------------------------------
+
+
+def _audit_store(home: Path, *, archives: bool, progress: Progress | None) -> Report:
+    with contextlib.ExitStack() as stack:
+        reader, source, trouble = _records_of(home, stack)
+        folded = () if reader is None else records.projection(reader, source, progress)
+        view = look(os.fspath(home), reader, progress=progress)
+        found = [*trouble, *_judge(view, archives), *folded]
         for _ in range(_LOOKS - 1):
-            if not findings or not view.living:
+            if not found or view.records is None or not view.records.living:
                 break
-            view = look(view.reader.home, reader)
-            again = set(_judge(view, archives))
-            findings = [finding for finding in findings if finding in again]
-        checked = {
-            "layers": len(view.index),
-            "links": len(view.tree.links),
-            "mounts": len(view.mounts),
-            "events": reader.last_seq(),
-        }
-    return Report(tuple(findings), checked)
+            if folded and reader is not None:
+                folded = records.projection(reader, source)
+            view = look(os.fspath(home), reader)
+            found = _confirmed(found, [*trouble, *_judge(view, archives), *folded])
+        return _report(view, found, "layerstore")
 
 
-def look(home: Path, reader: Reader) -> View:
-    """List the tree, then read the index."""
-    tree = survey(os.fspath(home))
-    owners = reader.owners()
-    return View(
-        home=os.fspath(home),
-        tree=tree,
-        reader=reader,
-        index={layer.id: layer for layer in reader.layers()},
-        mounts={mount.layer: mount for mount in reader.mounts()},
-        holds=reader.holders(),
-        operations=reader.operations(),
-        living=frozenset(
-            owner.id for owner in owners if locks.is_alive(f"{home}/{layout.owner_lock(owner.id)}")
-        ),
-    )
+def _records_of(
+    home: Path, stack: contextlib.ExitStack
+) -> tuple[Reader | None, records.Source, tuple[m.Finding, ...]]:
+    """The database, or what is wrong with it. One that is newer is not ours to judge."""
+    nothing = records.Source("", "")
+    try:
+        about = description.read(home)
+        database, query = stack.enter_context(untouched.opened(home))
+        stored = revision(database)
+        check_not_newer(database.path, stored)
+        if re.fullmatch(r"000[1-9]", stored) and stored < sql.REVISION:
+            said = f"the database has the older schema {stored}; only the tree was looked at"
+            return None, nothing, (finding("old-schema", said, path=database.path),)
+        check_database(database, about)
+        reader = stack.enter_context(Reader(home, about, database))
+    except SchemaTooNew:
+        raise
+    except (NoStore, StoreDamaged) as error:
+        path = os.fspath(home / layout.DATABASE)
+        there = os.path.isfile(path) and os.stat(path).st_size > 0
+        lost = isinstance(error, NoStore) or "belongs to" in error.message or not there
+        code = "lost-database" if lost else "damaged-database"
+        return None, nothing, (finding(code, error.message, path=path),)
+    return reader, records.Source(database.path, query), ()
 
 
 def _judge(view: View, archives: bool) -> Iterator[m.Finding]:
-    yield from records.check(view)
-    yield from archived.check(view, whole=archives)
+    if view.records is not None:
+        yield from records.check(view)
+        yield from archived.check(view, whole=archives)
     yield from links.check(view)
+    yield from layers.check(view)
     yield from mounts.check(view)
-    yield from quotas.check(view)
+    yield from place.check(view)
+    if view.records is not None:
+        yield from quotas.check(view)
+
+
+# --- any other tree -------------------------------------------------------------------------------
+
+
+def _audit_tree(home: Path, *, progress: Progress | None) -> Report:
+    if not home.is_dir():
+        raise NoStore(f"There is no directory {home}.", hint="Is the path right?")
+    view = look(os.fspath(home), None, progress=progress)
+    if not _is_tree(view):
+        raise NoStore(
+            f"{home} is no overlay2 tree.",
+            hint="Docker's is data-root/overlay2, podman's is graph-root/overlay.",
+        )
+    found = [*foreign.check(view), *_judge(view, archives=False)]
+    if found:
+        time.sleep(_PAUSE)
+        view = look(os.fspath(home), None)
+        found = _confirmed(found, [*foreign.check(view), *_judge(view, archives=False)])
+    return _report(view, found, "overlay2")
+
+
+def _is_tree(view: View) -> bool:
+    """Whether it has a directory of links, or something that only a layer has."""
+    return view.tree.links_facts is not None or any(
+        layout.LINK in found.names or layout.LOWER in found.names
+        for found in view.tree.layers.values()
+    )
+
+
+# --- what comes of it -----------------------------------------------------------------------------
+
+
+def _confirmed(before: list[m.Finding], now: list[m.Finding]) -> list[m.Finding]:
+    """What was found before, and is found again: by code and place, whatever its words are now."""
+    seen = {(item.code, item.layer, item.path) for item in before}
+    return [item for item in now if (item.code, item.layer, item.path) in seen]
+
+
+def _report(view: View, found: list[m.Finding], kind: str) -> Report:
+    first = lost.check(view, found)
+    every = list(dict.fromkeys(found))
+    every.sort(
+        key=lambda item: (_ORDER[item.severity], item.code, item.layer or "", item.path or "")
+    )
+    if first is not None:
+        every.insert(0, first)
+    checked = {"layers": len(view.tree.layers), "links": len(view.tree.links)}
+    if view.records is not None:
+        checked |= {
+            "layers": len(view.records.index),
+            "mounts": len(view.records.mounts),
+            "events": view.reader.last_seq(),
+        }
+    else:
+        checked |= {"mounts": len(view.places)}
+    return Report(
+        findings=tuple(weight.weighed(view, every)),
+        checked=checked,
+        home=view.home,
+        kind=kind,
+        lost_metadata=first is not None,
+    )

@@ -19,7 +19,7 @@ from layerstore.errors import LayerstoreError
 from layerstore.fs import layout, locks
 
 if TYPE_CHECKING:
-    from layerstore.audit import View
+    from layerstore.audit.view import View
 
 
 def check(view: View, *, whole: bool) -> Iterator[m.Finding]:

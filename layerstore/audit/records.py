@@ -2,100 +2,105 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
+import attrs
+
+from layerstore import archives, replay
 from layerstore import model as m
-from layerstore import replay
+from layerstore.audit.view import View, finding
+from layerstore.db import engine
 from layerstore.errors import JournalDamaged
-from layerstore.fs import layout
 
 if TYPE_CHECKING:
-    from layerstore.audit import View
+    from layerstore.audit.census import Progress
+    from layerstore.reader import Reader
+
+_LAST: Final = 2**62
+
+
+@attrs.frozen
+class Source:
+    """How a database is opened once more without touching it."""
+
+    path: str
+    query: str
 
 
 def check(view: View) -> Iterator[m.Finding]:
-    """Everything about rows."""
+    """Everything about rows but the fold, which `projection` does."""
     yield from _place(view)
     yield from _integrity(view)
-    yield from _projection(view)
     yield from _operations(view)
-    yield from _leftovers(view)
 
 
 def _place(view: View) -> Iterator[m.Finding]:
     original = view.reader.original()
     if original is not None:
-        yield m.Finding(
-            "copied-store",
-            m.Severity.NOTE,
-            f"this home is a copy of the store at {original}, with the same id",
-        )
+        said = f"this home is a copy of the store at {original}, with the same id"
+        yield finding("copied-store", said)
 
 
 def _integrity(view: View) -> Iterator[m.Finding]:
-    for (message,) in view.reader.select("PRAGMA quick_check(10)"):
+    for (message,) in view.reader.select("PRAGMA integrity_check(10)"):
         if message != "ok":
-            yield m.Finding("damaged-database", m.Severity.DAMAGE, f"SQLite says: {message}")
+            yield finding("damaged-database", f"SQLite says: {message}")
+    for table, row, other, _ in view.reader.select("PRAGMA foreign_key_check"):
+        said = f"row {row} of table {table} refers to a row of {other} that is not there"
+        yield finding("broken-reference", said)
 
 
-def _projection(view: View) -> Iterator[m.Finding]:
-    """The index must be what the journal folds to."""
-    before = {name: view.reader.select(query) for name, query in replay.FOLDED.items()}
+def projection(
+    reader: Reader, source: Source, progress: Progress | None = None
+) -> tuple[m.Finding, ...]:
+    """The index must be what the journal folds to, at one moment."""
     try:
-        scratch = view.reader.fold()
+        return tuple(_projection(reader, source, progress))
     except JournalDamaged as error:
-        yield m.Finding("damaged-journal", m.Severity.DAMAGE, error.message)
-        return
+        return (finding("damaged-journal", error.message),)
+
+
+def _projection(reader: Reader, source: Source, progress: Progress | None) -> Iterator[m.Finding]:
+    home = os.fspath(reader.home)
+    last = reader.last_seq()
+    after, parts = archives.base(home, reader.select, None)
+    scratch = replay.begin(parts)
     try:
-        for name, query in replay.FOLDED.items():
-            folded = set(scratch.execute(query).fetchall())
-            stored = set(before[name])
-            for row in sorted(folded ^ stored, key=str):
-                side = "the journal has it" if row in folded else "the index has it"
-                yield m.Finding(
-                    "projection-differs",
-                    m.Severity.DAMAGE,
-                    f"table {name}, row of {row[0]}: only {side} so",
-                    layer=str(row[0]),
-                )
+        for page in archives.pages(home, reader.select, layer=None, after=after, last=last):
+            replay.fold_rows(scratch, page)
+            after = page[-1][0]
+            if progress is not None:
+                progress("events", after, last)
+        with engine.consistent(source.path, query=source.query) as stored:
+
+            def read(statement: str, **parameters: Any) -> engine.Rows:
+                found: engine.Rows = stored.execute(statement, parameters).fetchall()
+                return found
+
+            for page in archives.pages_of(read, None, after, _LAST):
+                replay.fold_rows(scratch, page)
+            for table, row, folded in replay.differences(scratch, stored):
+                side = "the journal has it" if folded else "the index has it"
+                said = f"table {table}, row of {row[0]}: only {side} so"
+                yield finding("projection-differs", said, str(row[0]))
     finally:
         scratch.close()
 
 
 def _operations(view: View) -> Iterator[m.Finding]:
-    for operation in view.operations:
-        if operation.owner not in view.living or operation.abandoned:
-            yield m.Finding(
+    records = view.records
+    assert records is not None
+    for operation in records.operations:
+        if operation.owner not in records.living or operation.abandoned:
+            yield finding(
                 "unsettled-operation",
-                m.Severity.LEFTOVER,
                 f"a {operation.verb} of {operation.layer} was left in flight; "
                 "the next open, or 'layerstore recover', settles it",
-                layer=operation.layer,
+                operation.layer,
             )
-    for owner in view.reader.owners():
-        if owner.id not in view.living:
-            yield m.Finding(
-                "dead-owner",
-                m.Severity.LEFTOVER,
-                f"process {owner.pid} ({owner.command}) ended without closing the store",
-            )
-
-
-def _leftovers(view: View) -> Iterator[m.Finding]:
-    for place, names in (
-        (layout.STAGING, view.tree.staging),
-        (layout.TRASH, frozenset(view.tree.trash)),
-    ):
-        in_flight = {operation.id for operation in view.operations} | {
-            operation.layer for operation in view.operations
-        }
-        for name in sorted(names):
-            if name.partition("-")[0] in in_flight or f"{place}/{name}" in in_flight:
-                continue
-            yield m.Finding(
-                f"{place.rpartition('/')[2]}-leftover",
-                m.Severity.LEFTOVER,
-                f"{place}/{name} belongs to no operation",
-                path=f"{view.home}/{place}/{name}",
-            )
+    for owner in records.owners:
+        if owner.id not in records.living:
+            said = f"process {owner.pid} ({owner.command}) ended without closing the store"
+            yield finding("dead-owner", said, path=f"owner {owner.id}")

@@ -49,7 +49,7 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "status": ("upkeep", "Show what the store is and runs on."),
         "doctor": ("doctor", "Check the machine and the store, and say what to do."),
         "recover": ("upkeep", "Settle what dead processes left open."),
-        "audit": ("upkeep", "Compare journal, index, tree and mounts."),
+        "audit": ("audit", "Compare journal, index, tree and mounts."),
         "cleanup": ("upkeep", "Unmount everything that the store mounted."),
         "release": ("upkeep", "End the holds of a name that never returns."),
         "journal": ("journal", "See to the journal's size."),

@@ -1,4 +1,4 @@
-"""Owns the commands that keep a store in order: `status`, `recover`, `audit`, `cleanup`, `release`."""
+"""Owns the commands that keep a store in order: `status`, `recover`, `cleanup`, `release`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import click
 from layerstore.cli import exits
 from layerstore.cli.app import App, Command, pass_app
 from layerstore.cli.output import clean, many, pairs, size, when
-from layerstore.errors import LayerstoreError
-from layerstore.model import Settled, Severity
+from layerstore.model import Settled
 
 if TYPE_CHECKING:
     from layerstore.answers import Status
@@ -119,41 +118,6 @@ def recover_command(ctx: click.Context, app: App) -> None:
 
 def settled_line(item: Settled) -> str:
     return clean(f"{item.what:<10}  {item.layer or '-'}  {item.message}")
-
-
-@click.command("audit", cls=Command)
-@click.option("--archives", is_flag=True, help="Read and fold the journal's archives whole, too.")
-@pass_app
-@click.pass_context
-def audit_command(ctx: click.Context, app: App, archives: bool) -> None:
-    """Compare journal, index, tree and mount table. Changes nothing.
-
-    The exit code is made of the bits of fsck(8): 0 if everything agrees, 4 if something was found,
-    8 if the audit could not run. Notes, which need no repair, are no findings in this sense.
-    """
-    from layerstore.audit import audit
-
-    try:
-        report = audit(app.settings.home, archives=archives)
-    except LayerstoreError as error:
-        app.fail(error, exit_code=exits.NOT_AUDITED)
-        ctx.exit(exits.NOT_AUDITED)
-    except OSError as error:
-        app.out.error(str(error), code="not-audited", exit_code=exits.NOT_AUDITED)
-        ctx.exit(exits.NOT_AUDITED)
-    bad = [item for item in report.findings if item.severity is not Severity.NOTE]
-    if app.out.json:
-        app.out.document(clean=not bad, findings=report.findings, checked=report.checked)
-    else:
-        if report.findings:
-            app.out.table(
-                ("SEVERITY", "CODE", "LAYER", "FINDING"),
-                ((f.severity.value, f.code, f.layer or "-", f.message) for f in report.findings),
-            )
-        counts = ", ".join(f"{count} {what}" for what, count in report.checked.items())
-        verdict = many(len(bad), "finding") if bad else "clean"
-        app.out.note(f"{verdict[0].upper()}{verdict[1:]}. Checked: {counts}.")
-    ctx.exit(exits.FINDINGS if bad else 0)
 
 
 @click.command("cleanup", cls=Command)

@@ -151,12 +151,15 @@ def _connect(path: str, query: str, *, timeout: float) -> Connection:
 
 
 @contextlib.contextmanager
-def consistent(path: str) -> Iterator[Connection]:
+def consistent(path: str, *, query: str = "") -> Iterator[Connection]:
     """A connection in one read transaction: everything that is asked of it is of one moment.
 
-    It stops no writer, but no checkpoint gets past it: let it be short.
+    It stops no writer, but no checkpoint gets past it: let it be short. `query`: see ReadDatabase.
     """
-    connection = connect(path, read_only=True, timeout=30)
+    if query:
+        connection = _connect(path, query, timeout=30)
+    else:
+        connection = connect(path, read_only=True, timeout=30)
     try:
         connection.execute("BEGIN")
         yield connection
@@ -179,11 +182,14 @@ def _first_read(connection: Connection) -> None:
 class ReadDatabase:
     """One reading connection, for every thread of the process."""
 
-    def __init__(self, path: str, *, timeout: float, frozen: bool = False) -> None:
-        """`frozen`: nobody ever changes the file, so that no lock is needed to read it."""
+    def __init__(self, path: str, *, timeout: float, frozen: bool = False, query: str = "") -> None:
+        """`frozen`: nobody ever changes the file, so that no lock is needed to read it. `query`: the
+        parameters of SQLite's URI, for who knows better.
+        """
         self.path = path
-        if frozen:
-            self._reader = _connect(path, "mode=ro&immutable=1", timeout=timeout)
+        if frozen or query:
+            check_path(path)
+            self._reader = _connect(path, query or "mode=ro&immutable=1", timeout=timeout)
         else:
             self._reader = connect(path, read_only=True, timeout=timeout)
         self._read_lock = threading.RLock()
