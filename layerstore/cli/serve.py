@@ -12,7 +12,7 @@ from layerstore.cli import signals
 from layerstore.cli.app import App, Command, pass_app
 from layerstore.errors import LayerstoreError
 
-_SOCKET = "/run/docker/plugins/layerstore.sock"
+SOCKET = "/run/docker/plugins/layerstore.sock"
 
 
 class ServeGroup(click.Group):
@@ -32,7 +32,7 @@ def serve_command() -> None:
     "paths",
     metavar="PATH",
     multiple=True,
-    help=f"Listen there; several serve several daemons [default: {_SOCKET}]. The name of the file, "
+    help=f"Listen there; several serve several daemons [default: {SOCKET}]. The name of the file, "
     "without .sock, is the name of the storage driver.",
 )
 @click.option(
@@ -77,7 +77,7 @@ def docker(app: App, paths: tuple[str, ...], roots: tuple[str, ...]) -> None:
     with contextlib.suppress(signals.EndedBySignal):  # that is how it ends
         serving.serve(
             tuple(str(Path(path).absolute()) for path in paths),
-            default=_SOCKET,
+            default=SOCKET,
             allowed=allowed,
             environment=os.environ,
             say=app.out.note,

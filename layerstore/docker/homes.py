@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from layerstore.docker import protocol
+from layerstore.docker.pending import Pending
 from layerstore.errors import Busy, InvalidArgument, LayerstoreError, Refused
 from layerstore.fs import durable
 from layerstore.store import Store
@@ -64,9 +65,10 @@ class Opened:
 class Homes:
     """One socket's home. Safe to use from many threads."""
 
-    def __init__(self, memory: str, allowed: Allowed) -> None:
-        """`memory`: the file that keeps the Init."""
-        self._memory = memory
+    def __init__(self, socket: str, allowed: Allowed) -> None:
+        """Two files beside the socket keep the Init, and what is being answered."""
+        self._memory = f"{socket}.home"
+        self.pending = Pending(f"{socket}.pending")
         self._allowed = allowed
         self._changed = threading.Condition()
         self._open: Opened | None = None
@@ -102,6 +104,7 @@ class Homes:
             opened, self._open = self._open, None
         if opened is not None:
             _close(opened)
+        self.pending.close()
 
     @property
     def home(self) -> str | None:
@@ -215,6 +218,7 @@ class Homes:
             self._open, self._why_not = opened, ""
             self._remember(wanted)
             opened.repeats.clear()
+            self.pending.forget()
             kept = opened.store.start_anew(HOLDER)
         log.info("home=%r layers_held=%d", home, len(kept))
         return {}

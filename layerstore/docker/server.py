@@ -20,7 +20,7 @@ from typing import Any, Final
 import attrs
 
 from layerstore.docker import http, protocol
-from layerstore.docker.service import METHODS, Service
+from layerstore.docker.service import METHODS, SILENT, WITHOUT_BODY, Service
 from layerstore.docker.sockets import Listener
 from layerstore.errors import LayerstoreError, OwnerLost, WritesRefused
 
@@ -196,14 +196,11 @@ class Server:
         began = time.monotonic()
         outcome = "ok"
         try:
-            if method == "Diff":
-                self._send_diff(client, connection)
-            elif method == "ApplyDiff":
+            if method == "ApplyDiff":
                 answer = client.service.apply_diff(protocol.query(target), connection)
                 self._say(connection, 200, answer)
             else:
-                values = protocol.fields(connection.body())
-                self._say(connection, 200, client.service.answer(method, values) or {})
+                self._answer_small(client, connection, method)
         except (http.BadRequest, http.Gone):
             outcome = "gone"
             raise
@@ -214,9 +211,29 @@ class Server:
             spent = 1000 * (time.monotonic() - began)
             log.info("method=%s pid=%d ms=%.1f outcome=%s", method, client.pid, spent, outcome)
 
-    def _send_diff(self, client: _Client, connection: http.Connection) -> None:
+    def _answer_small(self, client: _Client, connection: http.Connection, method: str) -> None:
+        """A request that is no stream is on record until it is answered."""
+        service = client.service
+        body = connection.body()
+        if not body.strip() and method not in WITHOUT_BODY:
+            if method in SILENT:
+                with service.doing_lost(method) as answer:
+                    self._say(connection, 200, answer)
+                return
+            body = service.lost(method)
+        with service.pending.noted(method, body) as note:
+            values = protocol.fields(body)
+            if method == "Diff":
+                self._send_diff(client, connection, values)
+                return
+            answer = service.answer(method, values) or {}
+            service.pending.did(note)
+            self._say(connection, 200, answer)
+
+    def _send_diff(
+        self, client: _Client, connection: http.Connection, values: Mapping[str, Any]
+    ) -> None:
         """The archive in pieces; one that breaks off has no end, and no reader takes it for whole."""
-        values = protocol.fields(connection.body())
         with client.service.diff(values) as pieces:
             try:
                 connection.stream(pieces, "application/x-tar")

@@ -7,13 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from layerstore.docker import protocol
-from layerstore.docker.homes import HOLDER, Homes, Opened, log
-from layerstore.errors import InvalidArgument, LayerExists, NotHeld, Refused, UnknownLayer
+from layerstore.docker.homes import HOLDER, Allowed, Homes, Opened, log
+from layerstore.errors import (
+    InvalidArgument,
+    LayerExists,
+    LayerstoreError,
+    NotHeld,
+    Refused,
+    UnknownLayer,
+)
 
 if TYPE_CHECKING:
     from layerstore.fs.archive import Readable
@@ -23,12 +31,66 @@ if TYPE_CHECKING:
 class Service(Homes):
     """What dockerd can ask of one socket. Safe to use from many threads."""
 
+    def __init__(self, socket: str, allowed: Allowed) -> None:
+        super().__init__(socket, allowed)
+        self._doing_lost = threading.Lock()
+
     # --- requests -----------------------------------------------------------------------------
 
     def answer(self, method: str, values: Mapping[str, Any]) -> dict[str, Any] | None:
         """The answer to a request that is no stream; None: there is no such method."""
         found = _METHODS.get(method)
         return None if found is None else found(self, values)
+
+    def lost(self, method: str) -> bytes:
+        """The body of a request that came without: the one that a dead server did not answer.
+
+        Where several are possible it is not guessed.
+        """
+        found = self.pending.lost(method)
+        if len(found) != 1:
+            raise Refused(
+                f"{method} came without a body, and {len(found) or 'none'} of the requests that a "
+                "server before this one did not answer could be it.",
+                hint="dockerd repeats without a body what it had sent. Ask for it once more.",
+            )
+        self.pending.consume(found[0])
+        log.info("method=%s repeated=yes", method)
+        return found[0].body
+
+    @contextlib.contextmanager
+    def doing_lost(self, method: str) -> Iterator[dict[str, Any]]:
+        """The answer to a request without a body, of a kind that has nothing in its answer.
+
+        All of this kind that were not done are done, each once: whose repetition this is does not
+        matter then.
+        """
+        with self._doing_lost:
+            found = self.pending.lost(method)
+            if not found:
+                self.lost(method)  # raises
+            for lost in found:
+                if not lost.done:
+                    lost.error = self._try_again(method, lost.body)
+                    self.pending.did(lost)
+            log.info("method=%s repeated=%d", method, len(found))
+        try:
+            for lost in found:
+                if lost.error is not None:
+                    raise lost.error
+            yield {}
+        finally:
+            for lost in found:
+                self.pending.settle(lost)
+
+    def _try_again(self, method: str, body: bytes) -> Exception | None:
+        try:
+            self.answer(method, protocol.fields(body))
+        except LayerExists:
+            pass  # it was answered after all, and the layer was used since
+        except (LayerstoreError, OSError) as error:
+            return error
+        return None
 
     def activate(self, _: Mapping[str, Any]) -> dict[str, Any]:
         return {"Implements": ["GraphDriver"]}
@@ -207,3 +269,7 @@ _METHODS: Final[Mapping[str, _Method]] = {
 }
 """Diff and ApplyDiff are streams, and have a way of their own."""
 METHODS: Final = frozenset(_METHODS) | {"Diff", "ApplyDiff"}
+
+WITHOUT_BODY: Final = frozenset({"Activate", "Capabilities", "Status", "Cleanup"})
+SILENT: Final = frozenset({"Create", "CreateReadWrite", "Remove", "Put"})
+"""Their answers are empty, whoever asked."""

@@ -52,7 +52,7 @@ def serve(
     try:
         for path in paths or (() if passed else (default,)):
             listeners[path] = sockets.listen(path)
-        services = {path: Service(f"{path}.home", allowed) for path in listeners}
+        services = {path: Service(path, allowed) for path in listeners}
         for service in services.values():
             service.resume()
         served = {path: (listeners[path], services[path]) for path in listeners}

@@ -148,13 +148,15 @@ class Both:
 
 
 @contextlib.contextmanager
-def docker_on_layerstore(bare: Path) -> Iterator[Both]:
+def docker_on_layerstore(bare: Path, *, activated: bool = False) -> Iterator[Both]:
     """Both, under a name of their own; nothing of them is to be seen outside of the namespace."""
     name = f"layerstore-{bare.name.removeprefix('layerstore-')}".lower().replace("_", "-")
     PLUGINS.mkdir(parents=True, exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", PLUGINS], check=True)
     try:
         served = Served(PLUGINS / f"{name}.sock", bare, bare / "server.log")
+        if activated:
+            served.activate()
         try:
             served.start()
             with docker(bare / "docker", name) as daemon:

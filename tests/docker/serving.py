@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from socket import socket as Socket
 from typing import IO, Any
 
 import attrs
@@ -104,6 +105,15 @@ def tar_of(files: dict[str, bytes]) -> bytes:
     return made.getvalue()
 
 
+ACTIVATED = """\
+import os, sys
+os.dup2(int(sys.argv[1]), 3, inheritable=True)
+os.environ |= {"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid())}
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+"""Hands a listening socket to a program, as systemd does."""
+
+
 @attrs.define
 class Served:
     """A server on a socket, which can be killed and started again."""
@@ -112,25 +122,41 @@ class Served:
     root: Path
     log: Path
     variables: dict[str, str] = attrs.Factory(dict)
+    listener: Socket | None = None
+    """One that systemd would hold: who connects while no server runs waits."""
     process: subprocess.Popen[bytes] | None = None
     _clients: list[Client] = attrs.Factory(list)
     _out: IO[bytes] | None = None
+
+    def activate(self) -> None:
+        """Hold the socket, as systemd does for a server that it starts."""
+        self.socket.parent.mkdir(exist_ok=True)
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(os.fspath(self.socket))
+        self.listener.listen(128)
 
     @property
     def home(self) -> Path:
         return self.root / "layers"
 
-    def start(self) -> None:
-        """Returns when the socket accepts."""
+    def start(self, failpoint: str = "") -> None:
+        """Returns when the socket accepts. `failpoint`: where it kills itself."""
         if self._out is None:
             self._out = self.log.open("ab")
-        words = ("serve", "docker", "--socket", str(self.socket), "--root", str(self.root))
+        words = [*PROGRAM, "-v", "serve", "docker", "--root", str(self.root)]
+        if self.listener is None:
+            words += ["--socket", str(self.socket)]
+        else:
+            words = [PROGRAM[0], "-c", ACTIVATED, str(self.listener.fileno()), *words]
         self.process = subprocess.Popen(
-            [*PROGRAM, "-v", *words],
-            env=environment(LAYERSTORE_DURABILITY="process", **self.variables),
+            words,
+            env=environment(
+                LAYERSTORE_DURABILITY="process", LAYERSTORE_FAILPOINT=failpoint, **self.variables
+            ),
             stdin=subprocess.DEVNULL,
             stdout=self._out,
             stderr=self._out,
+            pass_fds=() if self.listener is None else (self.listener.fileno(),),
         )
         deadline = time.monotonic() + 60
         while not self.accepts():
@@ -170,6 +196,8 @@ class Served:
         self._hang_up()
         if self.process is not None:
             self.end(signal.SIGKILL)
+        if self.listener is not None:
+            self.listener.close()
         if self._out is not None:
             self._out.close()
 

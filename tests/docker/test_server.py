@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import signal
 import socket
@@ -11,13 +12,14 @@ import stat
 import subprocess
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from layerstore import Store
+from layerstore import Layer, Store
 from layerstore.audit import audit
+from layerstore.docker.pending import Pending
 from tests.cli.running import PROGRAM, environment
 from tests.docker.serving import Client, Served, in_threads, serving, tar_of
 
@@ -36,6 +38,20 @@ def held(served: Served) -> dict[str, int]:
     """Who is held by docker, and how often."""
     with Store.open(served.home, read_only=True) as reader:
         return {str(h.layer): h.count for h in reader.holders() if h.holder == "docker"}
+
+
+def layer(served: Served, name: str) -> Layer:
+    """What the index says of it."""
+    with Store.open(served.home, read_only=True) as reader:
+        return reader.layer(name)
+
+
+def wait_for(there: Callable[[], bool]) -> None:
+    """Until it is so; a minute at most."""
+    deadline = time.monotonic() + 60
+    while not there():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_every_method_does_what_the_protocol_says(served: Served) -> None:
@@ -112,6 +128,8 @@ def test_a_broken_archive_is_not_taken_up_again(served: Served) -> None:
         raw.connect(os.fspath(served.socket))
         raw.sendall(b"POST /GraphDriver.ApplyDiff?id=cut&parent= HTTP/1.1\r\nHost: p\r\n")
         raw.sendall(b"Transfer-Encoding: chunked\r\n\r\n8000\r\n" + content[:0x8000] + b"\r\n")
+        wait_for(lambda: layer(served, "cut").applied)
+    wait_for(lambda: layer(served, "cut").state == "ready")
     assert "not made" in ask.apply("cut", "", [content])["Err"]
     ask.ok("Remove", ID="cut")
     ask.ok("Create", ID="cut")
@@ -203,6 +221,67 @@ def test_a_put_that_is_repeated_after_a_kill_counts_once(served: Served) -> None
     assert {"top": 1} == held(served)
     ask.ok("Put", ID="top")
     assert {} == held(served)
+
+
+def test_a_request_that_is_repeated_without_its_body_is_known(served: Served) -> None:
+    """dockerd repeats with an empty body: what a dead server had not answered is done, once each."""
+    ask = served.client()
+    ask.ok("Create", ID="base")
+    ask.ok("CreateReadWrite", ID="top", Parent="base")
+    ask.ok("CreateReadWrite", ID="gone", Parent="base")
+    served.end(signal.SIGKILL)
+    record(served, "Get", ID="top")
+    record(served, "Remove", ID="gone")
+    record(served, "CreateReadWrite", ID="new", Parent="base")
+    record(served, "CreateReadWrite", ID="other", Parent="base")
+    record(served, "CreateReadWrite", ID="done", Parent="base", done=True)
+    record(served, "Changes", ID="top", Parent="base")
+    record(served, "Changes", ID="gone", Parent="base")
+    served.start()
+    empty = {method: f"/GraphDriver.{method}" for method in ("Get", "Remove", "CreateReadWrite")}
+    status, content = ask.raw(empty["Get"])
+    assert (200, {"Dir": str(served.home / "top" / "merged")}) == (status, json.loads(content))
+    for method in ("Remove", "CreateReadWrite", "CreateReadWrite"):
+        assert (200, b"{}\n") == ask.raw(empty[method])
+    assert ask.ok("Exists", ID="gone") == {"Exists": False}
+    assert ask.ok("Exists", ID="done") == {"Exists": False}  # it was, and removed since
+    assert ask.ok("Exists", ID="new") == ask.ok("Exists", ID="other") == {"Exists": True}
+    for method in ("Get", "Changes", "Put"):  # none, two, and none could be it
+        assert b"without a body" in ask.raw(f"/GraphDriver.{method}")[1]
+    served.end()
+    served.start()
+    assert b"without a body" in ask.raw(empty["Remove"])[1]
+
+
+def record(served: Served, method: str, *, done: bool = False, **values: str) -> None:
+    """Leave the record of a request as a server does that is killed while it answers."""
+    pending = Pending(f"{served.socket}.pending")
+    note = pending.note(method, json.dumps(values).encode())
+    if done:
+        pending.did(note)
+    pending.close()
+
+
+def test_records_are_young_and_bounded(bare: Path) -> None:
+    """Garbage, what is too old and what is too long is no record; a slot is used again."""
+    path = bare / "pending"
+    pending = Pending(str(path))
+    with pending.noted("Get", b"x" * 5000):
+        assert path.stat().st_size == 0
+    for _ in range(3):
+        with pending.noted("Get", b"{}"):
+            assert path.stat().st_size == 4096
+            found = Pending(str(path))
+            assert [b"{}"] == [lost.body for lost in found.lost("Get")]
+            found.close()
+    pending.close()
+    future = json.dumps(["Get", "{}", time.monotonic() + 1000, False]).encode()
+    past = json.dumps(["Get", "{}", time.monotonic() - 1, False]).encode()
+    pages = (future, past, b"[1,2]", b"garbage", b"{}", b"\xff")
+    path.write_bytes(b"".join(page.ljust(4096, b"\0") for page in pages))
+    found = Pending(str(path))
+    assert [] == found.lost("Get")
+    found.close()
 
 
 def test_a_put_after_a_clean_end_counts(served: Served) -> None:
@@ -467,28 +546,17 @@ def test_the_service_manager_is_told(bare: Path) -> None:
 
 def test_a_socket_of_systemds_own_is_served_and_stays(bare: Path) -> None:
     """Who connects while no server runs is answered by the next one: nobody is refused."""
-    path = bare / "activated.sock"
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(os.fspath(path))
-        listener.listen()
-        program = (
-            "import os, sys\n"
-            "os.dup2(int(sys.argv[1]), 3, inheritable=True)\n"
-            "os.environ |= {'LISTEN_FDS': '1', 'LISTEN_PID': str(os.getpid())}\n"
-            "os.execv(sys.argv[2], sys.argv[2:])\n"
-        )
-        words = [*PROGRAM, "serve", "docker", "--root", str(bare)]
+    served = Served(bare / "run" / "activated.sock", bare, bare / "log")
+    served.activate()
+    try:
         for _ in range(2):
             with socket.socket(socket.AF_UNIX) as early:
-                early.connect(os.fspath(path))
+                early.connect(os.fspath(served.socket))
                 early.sendall(b"POST /Plugin.Activate HTTP/1.1\r\nContent-Length: 0\r\n\r\n")
-                process = subprocess.Popen(
-                    [PROGRAM[0], "-c", program, str(listener.fileno()), *words],
-                    env=environment(),
-                    pass_fds=(listener.fileno(),),
-                )
+                served.start()
                 early.settimeout(60)
                 assert b"GraphDriver" in early.recv(1000)
-            process.terminate()
-            assert process.wait(timeout=60) == 0
-    assert path.exists()
+            assert served.end() == 0
+        assert served.socket.exists()
+    finally:
+        served.close()
