@@ -39,6 +39,8 @@ class Docker:
 
     place: Path
     driver: str
+    more: tuple[str, ...] = ()
+    """Further options."""
     process: subprocess.Popen[bytes] | None = None
     _log: IO[bytes] | None = None
 
@@ -55,6 +57,7 @@ class Docker:
                 *("--data-root", str(self.data), "--exec-root", str(self.place / "exec")),
                 *("--pidfile", str(self.place / "pid"), "-H", self.host),
                 *("--iptables=false", "--ip-forward=false", "--bridge=none"),
+                *self.more,
             ],
             stdin=subprocess.DEVNULL,
             stdout=self._log,
@@ -115,11 +118,31 @@ class Docker:
             self.process.send_signal(number)
             self.process.wait(timeout=60)
             self.process = None
+        if number == signal.SIGKILL:
+            self._end_containerd()
+
+    def _end_containerd(self) -> None:
+        """It dies with its dockerd; where nobody reaps it, the next dockerd would take it for alive."""
+        file = self.place / "exec" / "containerd" / "containerd.pid"
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            os.kill(int(file.read_text()), signal.SIGKILL)
+        file.unlink(missing_ok=True)
+
+    def _end_containers(self) -> None:
+        """Kill what a dockerd that failed left running: every process in a container of its own."""
+        ours = [path.name for path in self.data.glob("containers/*")]
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                cgroups = (process / "cgroup").read_text()
+                command = (process / "cmdline").read_bytes()
+                if os.fsencode(self.place) in command or any(name in cgroups for name in ours):
+                    os.kill(int(process.name), signal.SIGKILL)
 
     def close(self) -> None:
         try:
             self.end()
         finally:
+            self._end_containers()
             if self._log is not None:
                 self._log.close()
 

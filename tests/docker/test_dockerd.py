@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -163,5 +164,39 @@ def test_a_daemon_that_starts_again_finds_its_containers(both: Both) -> None:
     assert run("exec", "up", "/bin/cat", "/data/changed") == "12345"
     assert "A /data/new" in run.lines("diff", "kept")
     remove_everything(run)
+    run.end()
+    require_empty(both.home)
+
+
+@pytest.mark.parametrize("live", [False, True], ids=["", "live-restore"])
+def test_a_daemon_that_was_killed_starts_anew(both: Both, live: bool) -> None:
+    """Killed with a container running, with live-restore or without: counts follow Docker's rule, no mount
+    is left behind, the container runs again, and everything can be removed.
+    """
+    run = both.docker
+    if live:
+        run.end()
+        run.more = ("--live-restore",)
+        run.start()
+    run("import", "-", "bb", feed=busybox())
+    sleep = ("--network", "none", "bb", "/bin/sleep", "1000")
+    for name in ("one", "two"):
+        run("run", "-d", "--stop-timeout", "1", "--name", name, *sleep)
+    run("create", "--name", "never", *sleep)
+    run.end(signal.SIGKILL)
+    run.start()
+    with Store.open(both.home, read_only=True) as reader:
+        counts = {hold.layer: hold.count for hold in reader.holders()}
+        assert set(counts.values()) == ({1} if live else set())
+        assert len(counts) == len(reader.mounts()) == (2 if live else 0)
+    if not live:
+        run("start", "one")
+    assert run("exec", "one", "/bin/cat", "/data/changed") == "12345"
+    run("rm", "-f", "two")
+    run("stop", "one")
+    with Store.open(both.home, read_only=True) as reader:
+        assert ((), ()) == (reader.holders(), reader.mounts())
+    remove_everything(run)
+    assert () == audit(both.home).findings
     run.end()
     require_empty(both.home)
