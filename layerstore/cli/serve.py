@@ -43,8 +43,13 @@ def serve_command() -> None:
     help="Homes may lie below it: Docker's data-root [LAYERSTORE_DOCKER_ROOTS; default: "
     "/var/lib/docker].",
 )
+@click.option(
+    "--metrics",
+    metavar="ADDRESS",
+    help="Tell Prometheus at /metrics, and /healthz, there: 127.0.0.1:9150, or the path of a socket.",
+)
 @pass_app
-def docker(app: App, paths: tuple[str, ...], roots: tuple[str, ...]) -> None:
+def docker(app: App, paths: tuple[str, ...], roots: tuple[str, ...], metrics: str | None) -> None:
     """Be a storage driver of dockerd: the graphdriver plugin protocol on a unix socket.
 
     dockerd --experimental -s layerstore finds the server by its socket and says where its home is.
@@ -53,9 +58,12 @@ def docker(app: App, paths: tuple[str, ...], roots: tuple[str, ...]) -> None:
     """
     try:
         import httptools  # noqa: F401
+
+        if metrics is not None:
+            import prometheus_client  # noqa: F401
     except ImportError as error:
         raise LayerstoreError(
-            "The server needs httptools, which is not installed.",
+            f"The server needs {error.name}, which is not installed.",
             hint="pip install 'layerstore[docker]'",
         ) from error
     from layerstore.docker import serving
@@ -81,4 +89,5 @@ def docker(app: App, paths: tuple[str, ...], roots: tuple[str, ...]) -> None:
             allowed=allowed,
             environment=os.environ,
             say=app.out.note,
+            metrics=metrics,
         )

@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -75,6 +76,8 @@ class Homes:
         self._turning = False
         """An Init or a Cleanup is at work: nothing else begins."""
         self._why_not = ""
+        self.recovered: Counter[str] = Counter()
+        """What opening stores settled here, by what was done."""
 
     # --- one home at a time -------------------------------------------------------------------
 
@@ -176,6 +179,7 @@ class Homes:
             gid_maps=init.gid_maps,
         )
         try:
+            self.recovered.update(settled.what for settled in store.settled)
             for settled in store.settled:
                 log.info("home=%r settled=%s message=%r", home, settled.what, settled.message)
             return Opened(init, home, store, store.act_for(HOLDER))

@@ -61,8 +61,12 @@ class Server:
         *,
         patience: http.Patience,
         users: frozenset[int],
+        observe: Callable[[str, str, float], None] = lambda _method, _outcome, _seconds: None,
     ) -> None:
-        """`served`: by path. `users`: whose processes may talk to it."""
+        """`served`: by path. `users`: whose processes may talk to it. `observe` hears of each answer:
+        the method, `ok` or what went wrong, and seconds.
+        """
+        self._observe = observe
         self._served = served
         self._patience = patience
         self._users = users
@@ -208,8 +212,11 @@ class Server:
             outcome = type(error).__name__
             self._fail(connection, error, 500 if method == "Diff" else 200)
         finally:
-            spent = 1000 * (time.monotonic() - began)
-            log.info("method=%s pid=%d ms=%.1f outcome=%s", method, client.pid, spent, outcome)
+            spent = time.monotonic() - began
+            self._observe(method, outcome, spent)
+            log.info(
+                "method=%s pid=%d ms=%.1f outcome=%s", method, client.pid, 1000 * spent, outcome
+            )
 
     def _answer_small(self, client: _Client, connection: http.Connection, method: str) -> None:
         """A request that is no stream is on record until it is answered."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -37,11 +38,12 @@ def serve(
     environment: Mapping[str, str],
     say: Callable[[str], None],
     patience: http.Patience | None = None,
+    metrics: str | None = None,
 ) -> None:
     """Serve until an exception ends it: SIGTERM raises one in the main thread.
 
     Listens at `paths`, or at what systemd passed, or at `default`. Ready is said when what a server
-    before it left open is settled.
+    before it left open is settled. `metrics`: an address for Prometheus and for /healthz.
     """
     passed = sockets.passed(environment)
     address = environment.get("NOTIFY_SOCKET")
@@ -49,14 +51,19 @@ def serve(
     log.info("descriptors=%d descriptors_before=%d", limit, before)
     listeners = {found.path: found for found in passed}
     server: Server | None = None
+    ends: list[Callable[[], None]] = []
     try:
+        watched = _listen_for_metrics(metrics)
         for path in paths or (() if passed else (default,)):
             listeners[path] = sockets.listen(path)
         services = {path: Service(path, allowed) for path in listeners}
         for service in services.values():
             service.resume()
         served = {path: (listeners[path], services[path]) for path in listeners}
-        server = Server(served, patience=patience or http.Patience(), users=allowed_users())
+        observe = _observed(watched, services, ends)
+        server = Server(
+            served, patience=patience or http.Patience(), users=allowed_users(), **observe
+        )
         sockets.notify(address, f"READY=1\nSTATUS={_status(services)}")
         for path, service in services.items():
             home = service.home
@@ -65,11 +72,36 @@ def serve(
         server.run(tend=tender, every=tender.every)
     finally:
         sockets.notify(address, "STOPPING=1")
+        for end in ends:
+            end()
         if server is not None:
             server.end(within=ENDS_WITHIN)
         else:
             for listener in listeners.values():
                 listener.close()
+
+
+def _listen_for_metrics(address: str | None) -> socket.socket | None:
+    if address is None:
+        return None
+    from layerstore.docker import metrics  # it takes a while to import
+
+    return metrics.listen(address)
+
+
+def _observed(
+    listener: socket.socket | None,
+    services: Mapping[str, Service],
+    ends: list[Callable[[], None]],
+) -> dict[str, Callable[[str, str, float], None]]:
+    """Tell metrics there, if anywhere; what the server is given for them."""
+    if listener is None:
+        return {}
+    from layerstore.docker import metrics
+
+    found = metrics.Metrics(services)
+    ends.append(metrics.serve(listener, found))
+    return {"observe": found.observe}
 
 
 class _Tender:

@@ -43,6 +43,11 @@ class Client:
     path: Path
     _connection: UnixConnection | None = None
 
+    def get(self, target: str) -> tuple[int, str]:
+        """Status and text of a GET."""
+        status, content = self.raw(target, method="GET")
+        return status, content.decode()
+
     def raw(self, target: str, body: Any = b"", method: str = "POST") -> tuple[int, bytes]:
         """Status and content of the answer."""
         if self._connection is None:
@@ -122,6 +127,8 @@ class Served:
     root: Path
     log: Path
     variables: dict[str, str] = attrs.Factory(dict)
+    words: tuple[str, ...] = ()
+    """Further words of the command."""
     listener: Socket | None = None
     """One that systemd would hold: who connects while no server runs waits."""
     process: subprocess.Popen[bytes] | None = None
@@ -143,7 +150,7 @@ class Served:
         """Returns when the socket accepts. `failpoint`: where it kills itself."""
         if self._out is None:
             self._out = self.log.open("ab")
-        words = [*PROGRAM, "-v", "serve", "docker", "--root", str(self.root)]
+        words = [*PROGRAM, "-v", "serve", "docker", "--root", str(self.root), *self.words]
         if self.listener is None:
             words += ["--socket", str(self.socket)]
         else:

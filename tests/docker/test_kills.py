@@ -32,6 +32,8 @@ pytestmark = [
 ROUNDS = int(os.environ.get("LAYERSTORE_DOCKER_ROUNDS", "5"))
 SEED = int(os.environ.get("LAYERSTORE_DOCKER_SEED", "1"))
 TRIES = 6
+MOST_A_ROUND = 4
+"""Kills, in the short form."""
 
 
 POINTS = (
@@ -60,8 +62,10 @@ class Killer:
 
     def _run(self) -> None:
         try:
-            while not self._ended.is_set():
+            most = self.kills + (MOST_A_ROUND if ROUNDS == 5 else 1000)
+            while not self._ended.is_set() and self.kills < most:
                 self._kill_once()
+            self._ended.wait()
         except BaseException as error:  # noqa: BLE001 - raised again by who waits
             self._error = error
         finally:
@@ -72,10 +76,10 @@ class Killer:
     def _kill_once(self) -> None:
         if self.served.process is not None:
             self.served.end(signal.SIGKILL)
-        points = POINTS + APPLYING if ROUNDS > 5 else POINTS
+        points = POINTS + APPLYING if ROUNDS != 5 else POINTS
         self.served.start(self.chance.choice(points) if self.chance.random() < 0.75 else "")
         self.kills += 1
-        until = time.monotonic() + self.chance.uniform(0.5, 3.0)
+        until = time.monotonic() + self.chance.uniform(0.3, 1.5)
         while time.monotonic() < until and not self._ended.is_set():
             assert self.served.process is not None
             if self.served.process.poll() is not None:
