@@ -31,6 +31,7 @@ PURE = [
     "plan.py",
     "fs/layout.py",
     "fs/steps.py",
+    "docker/protocol.py",
 ]
 
 

@@ -106,8 +106,7 @@ class Homes:
         with self._changed:
             opened, self._open = self._open, None
         if opened is not None:
-            _close(opened)
-        self.pending.close()
+            _close(opened)  # the records stay open: a straggler may write one
 
     @property
     def home(self) -> str | None:

@@ -117,11 +117,17 @@ class Pending:
             slot, lost.slot = lost.slot, None
         self._clear(slot)
 
-    def consume(self, lost: Lost) -> None:
-        """It was asked for again, and is on record anew."""
-        with self._lock, contextlib.suppress(ValueError):
-            self._lost.remove(lost)
-        self.settle(lost)
+    def take(self, method: str) -> Lost | int:
+        """The only one of its kind, which nobody else gets then; or how many there are.
+
+        It is to be settled when it is on record anew.
+        """
+        found = self.lost(method)
+        with self._lock:
+            if len(found) == 1 and found[0] in self._lost:
+                self._lost.remove(found[0])
+                return found[0]
+        return len(found)
 
     def forget(self) -> None:
         """Nobody asks again: another daemon has begun."""

@@ -222,13 +222,17 @@ class Server:
         """A request that is no stream is on record until it is answered."""
         service = client.service
         body = connection.body()
+        lost = None
         if not body.strip() and method not in WITHOUT_BODY:
             if method in SILENT:
                 with service.doing_lost(method) as answer:
                     self._say(connection, 200, answer)
                 return
-            body = service.lost(method)
+            lost = service.lost(method)
+            body = lost.body
         with service.pending.noted(method, body) as note:
+            if lost is not None:
+                service.pending.settle(lost)
             values = protocol.fields(body)
             if method == "Diff":
                 self._send_diff(client, connection, values)

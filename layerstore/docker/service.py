@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from layerstore.docker import protocol
 from layerstore.docker.homes import HOLDER, Allowed, Homes, Opened, log
+from layerstore.docker.pending import Lost
 from layerstore.errors import (
     InvalidArgument,
     LayerExists,
@@ -42,21 +43,20 @@ class Service(Homes):
         found = _METHODS.get(method)
         return None if found is None else found(self, values)
 
-    def lost(self, method: str) -> bytes:
-        """The body of a request that came without: the one that a dead server did not answer.
+    def lost(self, method: str) -> Lost:
+        """What a request was that came without a body: the one that a dead server did not answer.
 
         Where several are possible it is not guessed.
         """
-        found = self.pending.lost(method)
-        if len(found) != 1:
+        found = self.pending.take(method)
+        if isinstance(found, int):
             raise Refused(
-                f"{method} came without a body, and {len(found) or 'none'} of the requests that a "
-                "server before this one did not answer could be it.",
+                f"{method} came without a body, and {found or 'none'} of the requests that a server "
+                "before this one did not answer could be it.",
                 hint="dockerd repeats without a body what it had sent. Ask for it once more.",
             )
-        self.pending.consume(found[0])
         log.info("method=%s repeated=yes", method)
-        return found[0].body
+        return found
 
     @contextlib.contextmanager
     def doing_lost(self, method: str) -> Iterator[dict[str, Any]]:

@@ -13,7 +13,7 @@ import subprocess
 import tarfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from socket import socket as Socket
 from typing import IO, Any
@@ -238,3 +238,11 @@ def in_threads(count: int, action: Any) -> None:
         assert not thread.is_alive()
     if errors:
         raise errors[0]
+
+
+def wait_for(there: Callable[[], bool]) -> None:
+    """Until it is so; a minute at most."""
+    deadline = time.monotonic() + 60
+    while not there():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

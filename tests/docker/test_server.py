@@ -12,7 +12,7 @@ import stat
 import subprocess
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,7 @@ from layerstore import Layer, Store
 from layerstore.audit import audit
 from layerstore.docker.pending import Pending
 from tests.cli.running import PROGRAM, environment
-from tests.docker.serving import Client, Served, in_threads, serving, tar_of
+from tests.docker.serving import Client, Served, in_threads, serving, tar_of, wait_for
 
 pytestmark = pytest.mark.root
 
@@ -44,14 +44,6 @@ def layer(served: Served, name: str) -> Layer:
     """What the index says of it."""
     with Store.open(served.home, read_only=True) as reader:
         return reader.layer(name)
-
-
-def wait_for(there: Callable[[], bool]) -> None:
-    """Until it is so; a minute at most."""
-    deadline = time.monotonic() + 60
-    while not there():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_every_method_does_what_the_protocol_says(served: Served) -> None:
