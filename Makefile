@@ -6,6 +6,7 @@
 # make bench      the measurements; BIG=1 with a store of 100,000 layers, which CACHE=DIR keeps there
 # make powercut   a power cut in front of every call of every verb, on ext4 and XFS
 # make soak       an hour of mixed load (SOAK_SECONDS=…), a million gets, a tree of a million files
+# make docker-soak  a real dockerd whose server is killed all the time; ROUNDS=200
 # make share      the manual pages and shell completion, after a change to the command line
 # make venv       only the environment; make clean removes it and everything else generated
 #
@@ -15,7 +16,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: demo test campaigns check crash powercut soak bench share venv clean lint suite-oldest
+.PHONY: demo test campaigns check crash powercut soak docker-soak bench share venv clean lint suite-oldest
 
 WORKERS ?= 2
 PYTEST_ARGS ?=
@@ -81,6 +82,13 @@ powercut: .venv/stamp
 SOAK_SECONDS ?= 3600
 soak: .venv/stamp
 	LAYERSTORE_SOAK_SECONDS=$(SOAK_SECONDS) $(call RUN,$(BIN)) tests/crash/test_soak.py tests/crash/test_trees.py \
+	  -o faulthandler_timeout=0
+
+# Builds, runs, commits and removals while the server dies at random and in the middle of requests; in
+# CI five rounds, here also in the middle of archives, each of which costs dockerd 15 s.
+ROUNDS ?= 200
+docker-soak: .venv/stamp
+	LAYERSTORE_DOCKER_ROUNDS=$(ROUNDS) $(PRIVATE) $(BIN)/python -m pytest -s tests/docker/test_kills.py $(PYTEST_ARGS) \
 	  -o faulthandler_timeout=0
 
 bench: .venv/stamp

@@ -30,6 +30,7 @@ ROOTLESS_UID: Final = f"{PREFIX}ROOTLESS_UID"
 """Set by `layerstore unshare`: the uid that the root of its user namespace has outside."""
 DEFAULT_HOLDER: Final = "cli"
 DEFAULT_TIMEOUT: Final = 30.0
+DEFAULT_DOCKER_ROOT: Final = "/var/lib/docker"
 DEFAULT_COMPACT_ABOVE: Final = 100_000
 
 
@@ -89,6 +90,13 @@ def _map(name: str) -> Callable[[object], tuple[options.IdMap, ...]]:
     return lambda value: options.parse_maps(name, _texts(value))
 
 
+def _roots(value: object) -> tuple[str, ...]:
+    roots = _texts(value)
+    if not all(os.path.isabs(root) for root in roots):
+        raise ValueError("it must be a list of absolute paths")
+    return roots
+
+
 _CHECKS: Final[Mapping[str, Callable[[object], Any]]] = {
     "home": _home,
     "holder": _holder,
@@ -99,6 +107,7 @@ _CHECKS: Final[Mapping[str, Callable[[object], Any]]] = {
     "storage_opts": _storage_opts,
     "uid_map": _map("uid"),
     "gid_map": _map("gid"),
+    "docker_roots": _roots,
 }
 
 
@@ -124,6 +133,8 @@ class Settings:
     uid_map: tuple[options.IdMap, ...] = ()
     """Which ids of the host stand for which inside; empty: each for itself."""
     gid_map: tuple[options.IdMap, ...] = ()
+    docker_roots: tuple[str, ...] = (DEFAULT_DOCKER_ROOT,)
+    """Directories below which dockerd may say that its home is."""
     origins: Mapping[str, str] = attrs.field(factory=dict, converter=_frozen, hash=False)
 
 

@@ -29,10 +29,11 @@ from layerstore.errors import (
 )
 from layerstore.journal import Transaction
 from layerstore.keeping import Keeping
+from layerstore.outside import Outside
 from layerstore.reader import Reader
 
 
-class Store(compaction.Compacting, Keeping, Applying):
+class Store(compaction.Compacting, Keeping, Applying, Outside):
     """A store, opened to work with it; also everything that a Reader answers.
 
     Safe to use from many threads; not in a forked child, which opens it anew.
@@ -284,15 +285,16 @@ class Store(compaction.Compacting, Keeping, Applying):
 
     # --- remove -------------------------------------------------------------------------------
 
-    def remove(self, id: str) -> None:  # noqa: A002
-        """Remove a layer with its content. This open store's own holds of it end with it.
+    def remove(self, id: str, *, holder: str | None = None) -> None:  # noqa: A002
+        """Remove a layer with its content. The holds of `holder` end with it; None: this open store.
 
         Raises HasChildren, LayerHeld while others hold it, UpperBusy, UnknownLayer.
         """
         full = self._hands.full
+        holder = self._me if holder is None else m.check_holder(holder)
         while True:
             try:
-                self._operate(lambda tx, _: decide.remove(tx, id, self._me, durable=full))
+                self._operate(lambda tx, _: decide.remove(tx, id, holder, durable=full))
             except LayerHeld as held:
                 if not self._end_dead_holds(id):
                     raise held from None

@@ -32,6 +32,7 @@ PURE = [
     "plan.py",
     "fs/layout.py",
     "fs/steps.py",
+    "docker/protocol.py",
 ]
 
 

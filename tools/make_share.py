@@ -31,6 +31,11 @@ ENVIRONMENT = [
         "full, the default: what is acknowledged survives a power cut. process: it survives the "
         "process only, and is faster.",
     ),
+    (
+        "LAYERSTORE_DOCKER_ROOTS",
+        "Directories, with commas between them, below which Docker may say that its home is; "
+        "/var/lib/docker by default.",
+    ),
     ("LAYERSTORE_CONFIG", "One configuration file that is read instead of those below FILES."),
     ("NO_COLOR, TERM=dumb", "No colours, unless --color asks for them."),
     (

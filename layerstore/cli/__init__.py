@@ -55,6 +55,9 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "journal": ("journal", "See to the journal's size."),
         "db": ("db", "See to the database."),
     },
+    "Servers": {
+        "serve": ("serve", "Serve layers to a daemon: Docker."),
+    },
     "More": {
         "demo": ("demo", "See it work: mounts, a kill, and recovery."),
         "unshare": ("unshare", "Run a command where an ordinary user may mount."),

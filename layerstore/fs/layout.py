@@ -128,6 +128,11 @@ def owner_lock(owner: str) -> str:
     return f"{OWNERS}/{owner}.lock"
 
 
+def holder_lock(holder: str) -> str:
+    """Whoever acts in the name of an outside holder has it locked; the file stays."""
+    return f"{OWNERS}/holder-{holder.replace('/', '%2F')}.lock"
+
+
 def archive(first: int, last: int) -> str:
     """The archive of the events `first` to `last`; names sort as their events do."""
     return f"{ARCHIVES}/{first:012}-{last:012}.db"

@@ -12,6 +12,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
+from typing import Final
 
 from layerstore.errors import Busy, NoStore
 
@@ -56,6 +57,31 @@ class OwnerLock:
             self._descriptor = -1
 
 
+HOLDER: Final = "holder-"
+"""How the names of lock files begin that stay: a holder outside may act again at any time."""
+
+
+class HolderLock:
+    """The lock of who acts in the name of an outside holder: one at a time."""
+
+    def __init__(self, path: str, holder: str, *, timeout: float) -> None:
+        """Busy if somebody else has it."""
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        _ALONE.add(self._descriptor)
+        if not _lock(self._descriptor, time.monotonic() + timeout):
+            self.release()
+            raise Busy(
+                f"Another process acts in the name of {holder} already.",
+                hint="'layerstore status' lists who has the store open.",
+            )
+
+    def release(self) -> None:
+        if self._descriptor in _ALONE:
+            _ALONE.discard(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
 def is_alive(path: str) -> bool:
     """Whether somebody has the owner's lock. Shared, so that two who ask do not see each other."""
     try:
@@ -80,6 +106,8 @@ def remove_dead(directory: str, *, keep: Callable[[str], bool]) -> None:
     """
     for name in os.listdir(directory):
         path = f"{directory}/{name}"
+        if name.startswith(HOLDER):
+            continue
         if not is_alive(path) and not keep(name.removesuffix(".lock")):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)

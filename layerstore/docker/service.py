@@ -1,0 +1,275 @@
+"""Owns what each request is in terms of the store: one verb; it must not know HTTP.
+
+What a client asks for again because it lost the answer is done once: it gets the answer that it lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from layerstore.docker import protocol
+from layerstore.docker.homes import HOLDER, Allowed, Homes, Opened, log
+from layerstore.docker.pending import Lost
+from layerstore.errors import (
+    InvalidArgument,
+    LayerExists,
+    LayerstoreError,
+    NotHeld,
+    Refused,
+    UnknownLayer,
+)
+
+if TYPE_CHECKING:
+    from layerstore.fs.archive import Readable
+    from layerstore.store import Store
+
+
+class Service(Homes):
+    """What dockerd can ask of one socket. Safe to use from many threads."""
+
+    def __init__(self, socket: str, allowed: Allowed) -> None:
+        super().__init__(socket, allowed)
+        self._doing_lost = threading.Lock()
+
+    # --- requests -----------------------------------------------------------------------------
+
+    def answer(self, method: str, values: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The answer to a request that is no stream; None: there is no such method."""
+        found = _METHODS.get(method)
+        return None if found is None else found(self, values)
+
+    def lost(self, method: str) -> Lost:
+        """What a request was that came without a body: the one that a dead server did not answer.
+
+        Where several are possible it is not guessed.
+        """
+        found = self.pending.take(method)
+        if isinstance(found, int):
+            raise Refused(
+                f"{method} came without a body, and {found or 'none'} of the requests that a server "
+                "before this one did not answer could be it.",
+                hint="dockerd repeats without a body what it had sent. Ask for it once more.",
+            )
+        log.info("method=%s repeated=yes", method)
+        return found
+
+    @contextlib.contextmanager
+    def doing_lost(self, method: str) -> Iterator[dict[str, Any]]:
+        """The answer to a request without a body, of a kind that has nothing in its answer.
+
+        All of this kind that were not done are done, each once: whose repetition this is does not
+        matter then.
+        """
+        with self._doing_lost:
+            found = self.pending.lost(method)
+            if not found:
+                self.lost(method)  # raises
+            for lost in found:
+                if not lost.done:
+                    lost.error = self._try_again(method, lost.body)
+                    self.pending.did(lost)
+            log.info("method=%s repeated=%d", method, len(found))
+        try:
+            for lost in found:
+                if lost.error is not None:
+                    raise lost.error
+            yield {}
+        finally:
+            for lost in found:
+                self.pending.settle(lost)
+
+    def _try_again(self, method: str, body: bytes) -> Exception | None:
+        try:
+            self.answer(method, protocol.fields(body))
+        except LayerExists:
+            pass  # it was answered after all, and the layer was used since
+        except (LayerstoreError, OSError) as error:
+            return error
+        return None
+
+    def activate(self, _: Mapping[str, Any]) -> dict[str, Any]:
+        return {"Implements": ["GraphDriver"]}
+
+    def capabilities(self, _: Mapping[str, Any]) -> dict[str, Any]:
+        """False: dockerd keeps what it needs to make the same archive again (tar-split)."""
+        return {"Capabilities": {"ReproducesExactDiffs": False}}
+
+    def create(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        return self._create(values, read_write=False)
+
+    def create_read_write(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        return self._create(values, read_write=True)
+
+    def _create(self, values: Mapping[str, Any], *, read_write: bool) -> dict[str, Any]:
+        wanted = protocol.create(values)
+        with self.using() as opened:
+            verb = opened.store.create_read_write if read_write else opened.store.create
+            try:
+                verb(
+                    wanted.id,
+                    parent=wanted.parent,
+                    mount_label=wanted.mount_label,
+                    storage_options=wanted.storage_options,
+                )
+            except LayerExists as error:
+                if not error.same_and_unused:
+                    raise  # else asked for again; what it is for comes after this answer
+            if not read_write:
+                opened.created.add(wanted.id)
+        return {}
+
+    def remove(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        layer = protocol.about(values).id
+        with self.using() as opened:
+            opened.created.discard(layer)
+            try:
+                opened.store.remove(layer, holder=HOLDER)
+            except UnknownLayer:
+                pass  # it is gone, which was what was asked for
+        return {}
+
+    def get(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        wanted = protocol.about(values)
+        with self.using() as opened:
+            path = opened.store.get(wanted.id, holder=HOLDER, mount_label=wanted.mount_label)
+        return {"Dir": os.fspath(path)}
+
+    def put(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """One hold less. Like Docker's own it does not fail for one that is not there."""
+        layer = protocol.about(values).id
+        with self.using() as opened:
+            if self._is_repeated(opened, layer):
+                log.info("method=Put id=%s repeated=yes", layer)
+                return {}
+            try:
+                opened.store.put(layer, holder=HOLDER)
+            except (NotHeld, UnknownLayer):
+                pass
+        return {}
+
+    def _is_repeated(self, opened: Opened, layer: str) -> bool:
+        """The first put that repeats one which a dead server counted a moment ago."""
+        with self._changed:
+            if layer not in opened.repeats:
+                return False
+            opened.repeats.discard(layer)
+            return time.monotonic() < opened.repeats_until
+
+    def exists(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        layer = protocol.about(values).id
+        with self.using() as opened:
+            return {"Exists": opened.store.exists(layer)}
+
+    def tell_status(self, _: Mapping[str, Any]) -> dict[str, Any]:
+        """What `docker info` shows: the names of Docker's own driver first."""
+        from importlib.metadata import version
+
+        with self.using() as opened:
+            status = opened.store.status()
+        pairs = [
+            ["Backing Filesystem", status.file_system],
+            ["Supports d_type", "true"],
+            ["Native Overlay Diff", "true"],
+            ["Layers", str(status.layers)],
+            ["Mounts", str(status.mounts)],
+            ["Journal Events", str(status.seq)],
+            ["Durability", status.durability],
+            ["Store", status.store_id],
+            ["Layerstore Version", version("layerstore")],
+        ]
+        pairs += [["Damaged Layers", str(status.damaged)]] if status.damaged else []
+        return {"Status": pairs}
+
+    def metadata(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        layer = protocol.about(values).id
+        with self.using() as opened:
+            return {"Metadata": opened.store.metadata(layer)}
+
+    def changes(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        wanted = protocol.about(values)
+        with self.using() as opened:
+            _require_parent(opened.store, wanted)
+            return protocol.changes(opened.store.changes(wanted.id))
+
+    def diff_size(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        wanted = protocol.about(values)
+        with self.using() as opened:
+            _require_parent(opened.store, wanted)
+            return {"Size": opened.store.diff_size(wanted.id)}
+
+    # --- streams ------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def diff(self, values: Mapping[str, Any]) -> Iterator[Iterator[bytes]]:
+        """The archive of a layer; what can be refused is refused before its first piece."""
+        wanted = protocol.about(values)
+        with self.using() as opened:
+            _require_parent(opened.store, wanted)
+            pieces = opened.store.diff(wanted.id)
+            with contextlib.closing(pieces):  # type: ignore[type-var]  # it is a generator
+                first = next(pieces, b"")
+                yield _joined(first, pieces)
+
+    def apply_diff(self, wanted: protocol.About, stream: Readable) -> dict[str, Any]:
+        """The content of a layer that was asked for in this life of the server.
+
+        A server that was killed before it wrote down that an apply began cannot know how much of
+        the stream it had swallowed; a repetition would bring the rest.
+        """
+        with self.using() as opened:
+            _require_parent(opened.store, wanted)
+            with self._changed:
+                was_made_here = wanted.id in opened.created
+                opened.created.discard(wanted.id)
+            if not was_made_here:
+                raise Refused(
+                    f"Layer {wanted.id} was not made since this server started, or was applied to.",
+                    hint="An archive that broke off is not taken up again: remove the layer, create "
+                    "it, and apply the whole archive.",
+                )
+            return {"Size": opened.store.apply_diff(wanted.id, stream).size or 0}
+
+
+def _require_parent(store: Store, wanted: protocol.About) -> None:
+    """A comparison with another layer, or the whole view of a layer with a parent, is not offered."""
+    parent = store.layer(wanted.id).parent
+    if wanted.parent != parent:
+        raise InvalidArgument(
+            f"{wanted.parent or 'nothing'} is not the parent of {wanted.id}.",
+            hint=f"It is compared with its own parent: {parent or 'it has none'}.",
+        )
+
+
+def _joined(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    yield first
+    yield from rest
+
+
+_Method = Callable[[Service, Mapping[str, Any]], dict[str, Any]]
+_METHODS: Final[Mapping[str, _Method]] = {
+    "Activate": Service.activate,
+    "Init": Service.init,
+    "Capabilities": Service.capabilities,
+    "Create": Service.create,
+    "CreateReadWrite": Service.create_read_write,
+    "Remove": Service.remove,
+    "Get": Service.get,
+    "Put": Service.put,
+    "Exists": Service.exists,
+    "Status": Service.tell_status,
+    "GetMetadata": Service.metadata,
+    "Cleanup": Service.cleanup,
+    "Changes": Service.changes,
+    "DiffSize": Service.diff_size,
+}
+"""Diff and ApplyDiff are streams, and have a way of their own."""
+METHODS: Final = frozenset(_METHODS) | {"Diff", "ApplyDiff"}
+
+WITHOUT_BODY: Final = frozenset({"Activate", "Capabilities", "Status", "Cleanup"})
+SILENT: Final = frozenset({"Create", "CreateReadWrite", "Remove", "Put"})
+"""Their answers are empty, whoever asked."""

@@ -1,0 +1,135 @@
+"""Owns the life of a server: sockets, recovery, ready, end; it must not read the environment itself."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from layerstore.docker import http, sockets
+from layerstore.docker.homes import Allowed
+from layerstore.docker.server import Server, allowed_users, raise_limits
+from layerstore.docker.service import Service
+from layerstore.errors import LayerstoreError
+
+__all__ = ["Allowed", "log_to_stderr", "serve"]
+
+log = logging.getLogger("layerstore.docker")
+
+ENDS_WITHIN: Final = 20.0
+"""Seconds that requests have to be answered in when the server is told to end."""
+
+
+def log_to_stderr(*, verbose: bool) -> None:
+    """One line for each thing that is worth a word, as key=value; `verbose`: for each request."""
+    log.setLevel(logging.INFO if verbose else logging.WARNING)
+    if not verbose:  # else the program's own handler has it
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("level=%(levelname)s %(message)s"))
+        log.addHandler(handler)
+
+
+def serve(
+    paths: tuple[str, ...],
+    *,
+    default: str,
+    allowed: Allowed,
+    environment: Mapping[str, str],
+    say: Callable[[str], None],
+    patience: http.Patience | None = None,
+    metrics: str | None = None,
+) -> None:
+    """Serve until an exception ends it: SIGTERM raises one in the main thread.
+
+    Listens at `paths`, or at what systemd passed, or at `default`. Ready is said when what a server
+    before it left open is settled. `metrics`: an address for Prometheus and for /healthz.
+    """
+    passed = sockets.passed(environment)
+    address = environment.get("NOTIFY_SOCKET")
+    before, limit = raise_limits()
+    log.info("descriptors=%d descriptors_before=%d", limit, before)
+    listeners = {found.path: found for found in passed}
+    server: Server | None = None
+    ends: list[Callable[[], None]] = []
+    try:
+        watched = _listen_for_metrics(metrics)
+        for path in paths or (() if passed else (default,)):
+            listeners[path] = sockets.listen(path)
+        services = {path: Service(path, allowed) for path in listeners}
+        for service in services.values():
+            service.resume()
+        served = {path: (listeners[path], services[path]) for path in listeners}
+        observe = _observed(watched, services, ends)
+        server = Server(
+            served, patience=patience or http.Patience(), users=allowed_users(), **observe
+        )
+        sockets.notify(address, f"READY=1\nSTATUS={_status(services)}")
+        for path, service in services.items():
+            home = service.home
+            say(f"layerstore: serving {path}" + (f", home {home}" if home else ""))
+        tender = _Tender(address, services, environment)
+        server.run(tend=tender, every=tender.every)
+    finally:
+        sockets.notify(address, "STOPPING=1")
+        for end in ends:
+            end()
+        if server is not None:
+            server.end(within=ENDS_WITHIN)
+        else:
+            for listener in listeners.values():
+                listener.close()
+
+
+def _listen_for_metrics(address: str | None) -> socket.socket | None:
+    if address is None:
+        return None
+    from layerstore.docker import metrics  # it takes a while to import
+
+    return metrics.listen(address)
+
+
+def _observed(
+    listener: socket.socket | None,
+    services: Mapping[str, Service],
+    ends: list[Callable[[], None]],
+) -> dict[str, Callable[[str, str, float], None]]:
+    """Tell metrics there, if anywhere; what the server is given for them."""
+    if listener is None:
+        return {}
+    from layerstore.docker import metrics
+
+    found = metrics.Metrics(services)
+    ends.append(metrics.serve(listener, found))
+    return {"observe": found.observe}
+
+
+class _Tender:
+    """Tells the service manager that the server lives, and what it serves."""
+
+    def __init__(
+        self, address: str | None, services: Mapping[str, Service], environment: Mapping[str, str]
+    ) -> None:
+        self._address = address
+        self._services = services
+        self._said = _status(services)
+        try:
+            watchdog = int(environment.get("WATCHDOG_USEC", "0")) / 1_000_000
+        except ValueError as error:
+            raise LayerstoreError("WATCHDOG_USEC is no number.") from error
+        self._watched = watchdog > 0
+        self.every = min(watchdog / 3, 5.0) if watchdog else 5.0
+
+    def __call__(self) -> None:
+        message = ["WATCHDOG=1"] if self._watched else []
+        status = _status(self._services)
+        if status != self._said:
+            message.append(f"STATUS={status}")
+            self._said = status
+        if message:
+            sockets.notify(self._address, "\n".join(message))
+
+
+def _status(services: Mapping[str, Service]) -> str:
+    homes = [service.home for service in services.values() if service.home]
+    return f"Serving {', '.join(homes)}" if homes else "Waiting for a daemon"
