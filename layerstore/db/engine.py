@@ -188,7 +188,7 @@ class ReadDatabase:
         """
         self.path = path
         if frozen or query:
-            check_path(path)
+            paths.make_reachable(path, DRIVER)
             self._reader = _connect(path, query or "mode=ro&immutable=1", timeout=timeout)
         else:
             self._reader = connect(path, read_only=True, timeout=timeout)
