@@ -25,15 +25,17 @@ _LETTERS = {"add": "A", "modify": "C", "delete": "D"}
 @click.command("apply", cls=Command)
 @click.argument("id", **LAYER)
 @click.argument("file", default="-", metavar="[FILE|-]")
-@click.option("--max-size", type=click.IntRange(1), metavar="BYTES", help="Refuse larger content.")
-@click.option("--max-entries", type=click.IntRange(1), metavar="N", help="Refuse more entries.")
+@click.option("--max-size", metavar="SIZE", help="Refuse larger content, as 10G; 0: no limit.")
+@click.option("--max-entries", metavar="N", help="Refuse more entries; 0: no limit.")
+@click.option("--max-ratio", metavar="N", help="Refuse what grows more than that; 0: no limit.")
 @pass_app
 def apply_command(
     app: App,
     id: str,  # noqa: A002 - click calls it by the word that the help shows
     file: str,
-    max_size: int | None,
-    max_entries: int | None,
+    max_size: str | None,
+    max_entries: str | None,
+    max_ratio: str | None,
 ) -> None:
     """Make an archive the content of an empty layer.
 
@@ -43,10 +45,11 @@ def apply_command(
     """
     from layerstore.fs.archive import Limits
 
-    limits = Limits()
-    limits = Limits(max_size or limits.bytes, max_entries or limits.entries)
+    app.flags |= {"max_size": max_size, "max_entries": max_entries, "max_ratio": max_ratio}
+    settings = app.settings
+    bounds = Limits(settings.max_size, settings.max_entries, settings.max_ratio)
     with app.store() as store, _source(file) as stream:
-        layer = store.apply_diff(resolve(store, id), stream, limits=limits)
+        layer = store.apply_diff(resolve(store, id), stream, limits=bounds)
     if app.out.json:
         app.out.document(layer=layer)
     elif not app.out.quiet:
