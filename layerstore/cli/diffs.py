@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -20,11 +20,17 @@ if TYPE_CHECKING:
 
 _LETTERS = {"add": "A", "modify": "C", "delete": "D"}
 """As `docker diff` has them."""
+_OTHER: Final[dict[str, Any]] = {
+    "metavar": "ID",
+    "help": "Compare with this layer instead of its parent.",
+    **LAYER,
+}
 
 
 @click.command("apply", cls=Command)
 @click.argument("id", **LAYER)
 @click.argument("file", default="-", metavar="[FILE|-]")
+@click.option("--parent", metavar="ID", help="Refuse unless this is the layer's parent.")
 @click.option("--max-size", metavar="SIZE", help="Refuse larger content, as 10G; 0: no limit.")
 @click.option("--max-entries", metavar="N", help="Refuse more entries; 0: no limit.")
 @click.option("--max-ratio", metavar="N", help="Refuse what grows more than that; 0: no limit.")
@@ -33,6 +39,7 @@ def apply_command(
     app: App,
     id: str,  # noqa: A002 - click calls it by the word that the help shows
     file: str,
+    parent: str | None,
     max_size: str | None,
     max_entries: str | None,
     max_ratio: str | None,
@@ -49,7 +56,8 @@ def apply_command(
     settings = app.settings
     bounds = Limits(settings.max_size, settings.max_entries, settings.max_ratio)
     with app.store() as store, _source(file) as stream:
-        layer = store.apply_diff(resolve(store, id), stream, limits=bounds)
+        above = resolve(store, parent) if parent else parent
+        layer = store.apply_diff(resolve(store, id), stream, parent=above, limits=bounds)
     if app.out.json:
         app.out.document(layer=layer)
     elif not app.out.quiet:
@@ -68,11 +76,13 @@ def _source(file: str) -> Iterator[Readable]:
 @click.command("diff", cls=Command)
 @click.argument("id", **LAYER)
 @click.option("-o", "--output", metavar="FILE", help="Write there; it appears when it is whole.")
+@click.option("--parent", **_OTHER)
 @pass_app
 def diff_command(
     app: App,
     id: str,  # noqa: A002
     output: str | None,
+    parent: str | None,
 ) -> None:
     """Write the archive of what a layer has above its parent.
 
@@ -82,7 +92,8 @@ def diff_command(
     if output is None and sys.stdout.isatty():
         raise click.UsageError("A tar is nothing for a terminal; give -o FILE, or a pipe.")
     with app.reader() as reader:
-        pieces = reader.diff(resolve(reader, id), note=app.out.note)
+        other = None if parent is None else resolve(reader, parent)
+        pieces = reader.diff(resolve(reader, id), parent=other, note=app.out.note)
         with contextlib.closing(pieces):  # type: ignore[type-var]  # it is a generator
             if output is None:
                 for piece in pieces:
@@ -109,15 +120,17 @@ def _write(path: str, pieces: Iterator[bytes]) -> None:
 
 @click.command("changes", cls=Command)
 @click.argument("id", **LAYER)
+@click.option("--parent", **_OTHER)
 @pass_app
-def changes_command(app: App, id: str) -> None:  # noqa: A002
+def changes_command(app: App, id: str, parent: str | None) -> None:  # noqa: A002
     """List what a layer changed: A added, C changed, D deleted.
 
     A directory in which something changed is changed itself; of what was deleted only the top is
     listed.
     """
     with app.reader() as reader:
-        found = reader.changes(resolve(reader, id))
+        other = None if parent is None else resolve(reader, parent)
+        found = reader.changes(resolve(reader, id), parent=other)
     if app.out.json:
         app.out.document(changes=found)
         return
