@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from layerstore.cli import progress
 from layerstore.cli.app import LAYER, App, Command, pass_app, resolve
 from layerstore.cli.output import size
 from layerstore.errors import LayerstoreError
@@ -57,7 +58,11 @@ def apply_command(
     bounds = Limits(settings.max_size, settings.max_entries, settings.max_ratio)
     with app.store() as store, _source(file) as stream:
         above = resolve(store, parent) if parent else parent
-        layer = store.apply_diff(resolve(store, id), stream, parent=above, limits=bounds)
+        layer_id = resolve(store, id)
+        total = None if file == "-" else progress.size_of(file)
+        with progress.shown(app, f"applying to {layer_id}", total) as told:
+            watched = progress.Watched(stream, told)
+            layer = store.apply_diff(layer_id, watched, parent=above, limits=bounds)
     if app.out.json:
         app.out.document(layer=layer)
     elif not app.out.quiet:
@@ -94,20 +99,25 @@ def diff_command(
     with app.reader() as reader:
         other = None if parent is None else resolve(reader, parent)
         pieces = reader.diff(resolve(reader, id), parent=other, note=app.out.note)
-        with contextlib.closing(pieces):  # type: ignore[type-var]  # it is a generator
+        with (
+            contextlib.closing(pieces),  # type: ignore[type-var]  # it is a generator
+            progress.shown(app, "packing", None) as told,
+        ):
             if output is None:
                 for piece in pieces:
                     sys.stdout.buffer.write(piece)
+                    told(len(piece))
             else:
-                _write(output, pieces)
+                _write(output, pieces, told)
 
 
-def _write(path: str, pieces: Iterator[bytes]) -> None:
+def _write(path: str, pieces: Iterator[bytes], told: Callable[[int], None]) -> None:
     """Into a file that has its name only when it is whole."""
     temporary = f"{path}.{os.getpid()}.tmp"
     try:
         with open(temporary, "xb", buffering=0) as file:
             for piece in pieces:
+                told(len(piece))
                 rest = memoryview(piece)
                 while rest:
                     rest = rest[file.write(rest) :]
