@@ -33,14 +33,16 @@ class Applying:
         id: str,  # noqa: A002 - the field's name for it
         stream: Readable,
         *,
+        parent: str | None = None,
         limits: Limits | None = None,
     ) -> m.Layer:
         """Make an archive the content of an empty layer: a tar, plain or compressed with gzip or zstd.
 
         `stream` is read to its end, by `read(size)`. The layer has all of it or nothing; its `size`
         (bytes of files, hard links once) and `diff_id` (sha256 of the uncompressed stream) are in the
-        answer. A layer takes one apply in its life, also if that breaks off. Raises InvalidArchive,
-        AlreadyApplied, LayerNotEmpty, HasChildren, LayerHeld, UpperBusy, UnknownLayer.
+        answer. `parent`: the layer that the archive is meant for, which has to be this one's parent;
+        empty for none. A layer takes one apply in its life, also if that breaks off. Raises InvalidArchive,
+        AlreadyApplied, LayerNotEmpty, HasChildren, LayerHeld, UpperBusy, UnknownLayer, InvalidArgument.
         """
         from layerstore.fs.applying import Feed
 
@@ -48,7 +50,7 @@ class Applying:
         named: list[str] = []
 
         def decision(tx: Transaction, operation: str) -> e.Intent:
-            intent = decide.apply(tx, id, home=self._home, durable=full)
+            intent = decide.apply(tx, id, parent=parent, home=self._home, durable=full)
             feeds[operation] = Feed(stream, limits, options.to_host(self._options))
             named.append(operation)
             return intent

@@ -32,6 +32,10 @@ DEFAULT_HOLDER: Final = "cli"
 DEFAULT_TIMEOUT: Final = 30.0
 DEFAULT_DOCKER_ROOT: Final = "/var/lib/docker"
 DEFAULT_COMPACT_ABOVE: Final = 100_000
+DEFAULT_MAX_SIZE: Final = 1 << 40
+DEFAULT_MAX_ENTRIES: Final = 10_000_000
+DEFAULT_MAX_RATIO: Final = 2_000
+"""As `layerstore.fs.archive.Limits` has them."""
 
 
 def _home(value: object) -> Path:
@@ -69,6 +73,12 @@ def _count(value: object) -> int:
     return value
 
 
+def _size(value: object) -> int:
+    if isinstance(value, str) and not (value.isascii() and value.isdigit()):
+        return options.parse_size("the size", value)
+    return _count(value)
+
+
 def _count_or_all(value: object) -> int | None:
     return None if value == "all" else _count(value)
 
@@ -104,6 +114,9 @@ _CHECKS: Final[Mapping[str, Callable[[object], Any]]] = {
     "durability": _durability,
     "compact_above": _count,
     "keep_archives": _count_or_all,
+    "max_size": _size,
+    "max_entries": _count,
+    "max_ratio": _count,
     "storage_opts": _storage_opts,
     "uid_map": _map("uid"),
     "gid_map": _map("gid"),
@@ -128,6 +141,12 @@ class Settings:
     """Events in the journal above which old ones are moved to an archive; 0: never."""
     keep_archives: int | None = None
     """How many of the newest archives stay then; None (in a file: `all`) for every one."""
+    max_size: int = DEFAULT_MAX_SIZE
+    """Bytes of files that an archive may have, holes counted; 0: no limit. So with the others."""
+    max_entries: int = DEFAULT_MAX_ENTRIES
+    """Headers of an archive, extended ones too."""
+    max_ratio: int = DEFAULT_MAX_RATIO
+    """Bytes of an archive for each compressed one, past 256 MiB."""
     storage_opts: tuple[str, ...] = ()
     """Options of the driver, such as `overlay2.size=10G`."""
     uid_map: tuple[options.IdMap, ...] = ()

@@ -289,9 +289,17 @@ def remove(tx: Transaction, layer: str, me: str, *, durable: bool) -> e.LayerRem
     )
 
 
-def apply(tx: Transaction, layer: str, *, home: str, durable: bool) -> e.LayerApplyIntended:
+def apply(
+    tx: Transaction, layer: str, *, parent: str | None = None, home: str, durable: bool
+) -> e.LayerApplyIntended:
     """An archive for an empty layer that nobody uses, the only one in its life."""
     found = _usable(tx, layer)
+    if parent is not None and parent != (found.parent or ""):
+        above = f"on {found.parent}" if found.parent else "on nothing"
+        raise InvalidArgument(
+            f"The archive is meant for a layer on {parent or 'nothing'}, and {layer} is {above}.",
+            hint=f"Create a layer with that parent; 'layerstore inspect {layer}' shows this one's.",
+        )
     if found.applied:
         raise AlreadyApplied(layer)
     _require_childless(tx, layer)

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from layerstore import model as m
-from layerstore.errors import InvalidArgument, LayerDamaged, UnknownLayer
+from layerstore.errors import LayerDamaged, UnknownLayer
 from layerstore.fs import layout
 
 if TYPE_CHECKING:
@@ -40,12 +41,14 @@ class Diffs:
     ) -> Iterator[bytes]:
         """The archive of what a layer has above its parent: a tar, in pieces, the same each time.
 
-        `parent`: only its own can be asked for. `note` is told of what was left out: sockets. An
+        `parent`: any other layer, to be compared with instead, as `changes` does; the archive then
+        makes this layer's content of that one's. `note` is told of what was left out: sockets. An
         error on the way, also that the layer was removed, leaves the stream without its end. Raises
-        UnknownLayer, LayerDamaged, CannotPack, InvalidArgument.
+        UnknownLayer, LayerDamaged, CannotPack; before the first piece, what `changes` raises.
         """
-        descriptor = self._open_content(layer, parent)
-        return self._packed(layer, descriptor, note)
+        if self._is_other(layer, parent):
+            return self._packed_against(layer, str(parent), note)
+        return self._packed(layer, self._open_content(layer), note)
 
     def _packed(
         self, layer: str, descriptor: int, note: Callable[[str], None] | None
@@ -66,11 +69,16 @@ class Diffs:
     def changes(self, layer: str, *, parent: str | None = None) -> list[Change]:
         """What a layer changed of its parent, sorted by path. Nothing is mounted for it.
 
-        Raises UnknownLayer, LayerDamaged, CannotCompare, InvalidArgument, as `diff` does.
+        `parent`: any other layer of the store. The two whole trees are compared then, through
+        mounts that only this process sees (Linux 6.7, the right to mount). Raises UnknownLayer,
+        LayerDamaged, CannotCompare, LayerstoreError.
         """
         from layerstore.fs import changes
 
-        descriptor = self._open_content(layer, parent)
+        if self._is_other(layer, parent):
+            with self._both(layer, str(parent)) as (new, old, _):
+                return changes.of_trees(new, old)
+        descriptor = self._open_content(layer)
         try:
             content = f"{self._home}/{layout.diff(layer)}"
             found = changes.of_layer(content, self.lower_dirs(layer), prefix=self._prefix())
@@ -79,15 +87,23 @@ class Diffs:
             os.close(descriptor)
         return found
 
-    def diff_size(self, layer: str) -> int:
-        """Bytes of the files that a layer has above its parent, hard links once, as Docker counts."""
-        return self.usage(layer).bytes
+    def diff_size(self, layer: str, *, parent: str | None = None) -> int:
+        """Bytes of the files that a layer has above its parent, hard links once, as Docker counts.
+
+        `parent`: as for `changes`, whose errors it raises.
+        """
+        if not self._is_other(layer, parent):
+            return self.usage(layer).bytes
+        from layerstore.fs import changes
+
+        with self._both(layer, str(parent)) as (new, old, _):
+            return changes.size_of(changes.of_trees(new, old), new)
 
     def usage(self, layer: str) -> Size:
         """Bytes and inodes of a layer's own content, hard links once; bytes are apparent sizes."""
         from layerstore.fs import tree
 
-        descriptor = self._open_content(layer, None)
+        descriptor = self._open_content(layer)
         try:
             found = tree.tree_size(f"{self._home}/{layout.diff(layer)}")
             self._check_there(layer, descriptor)
@@ -105,15 +121,63 @@ class Diffs:
 
         return whiteout.namespace(files.uses_user_xattrs(self._home))
 
-    def _open_content(self, layer: str, parent: str | None) -> int:
+    def _is_other(self, layer: str, parent: str | None) -> bool:
+        """Whether a layer is to be compared with one that it is not stacked on."""
+        return parent is not None and parent != self.layer(layer).parent
+
+    @contextmanager
+    def _both(self, layer: str, other: str) -> Iterator[tuple[str, str, Callable[[], None]]]:
+        """The whole content of two layers; at the end both have to be there still."""
+        from layerstore.fs import files
+        from layerstore.fs.viewing import view
+
+        marks = files.uses_user_xattrs(self._home)
+        with ExitStack() as stack:
+            paths, opened = [], []
+            for name in (layer, other):
+                descriptor = self._open_content(name)
+                stack.callback(os.close, descriptor)
+                opened.append((name, descriptor))
+                dirs = (f"{self._home}/{layout.diff(name)}", *self.lower_dirs(name))
+                seen = view(dirs, home=self._home, userxattr=marks)
+                paths.append(stack.enter_context(seen))
+
+            def check() -> None:
+                for name, descriptor in opened:
+                    self._check_there(name, descriptor)
+
+            yield paths[0], paths[1], check
+            check()
+
+    def _packed_against(
+        self, layer: str, other: str, note: Callable[[str], None] | None
+    ) -> Iterator[bytes]:
+        from layerstore.answers import ChangeKind
+        from layerstore.fs import archive, changes
+
+        with self._both(layer, other) as (new, old, check):
+            there: list[bytes] = []
+            gone: list[bytes] = []
+            for change in changes.of_trees(new, old):
+                paths = gone if change.kind is ChangeKind.DELETE else there
+                paths.append(os.fsencode(change.path[1:]))
+            descriptor = os.open(new, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                yield from archive.pack(
+                    descriptor,
+                    map_ids=self._map_ids(),
+                    prefix=self._prefix(),
+                    note=note,
+                    finish=check,
+                    only=archive.Selection.of(there, gone),
+                )
+            finally:
+                os.close(descriptor)
+
+    def _open_content(self, layer: str) -> int:
         found = self.layer(layer)
         if found.damage:
             raise LayerDamaged(layer, found.damage)
-        if parent is not None and parent != found.parent:
-            raise InvalidArgument(
-                f"{parent} is not the parent of {layer}.",
-                hint="A layer is compared with its own parent.",
-            )
         try:
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
             return os.open(f"{self._home}/{layout.diff(layer)}", flags)

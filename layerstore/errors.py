@@ -93,11 +93,10 @@ class InvalidOption(InvalidArgument):
 class InvalidArchive(LayerstoreError):
     """An archive that is damaged, cut off, hostile, or says what no layer can hold."""
 
-    def __init__(self, why: str, *, member: str | None = None) -> None:
+    def __init__(self, why: str, *, member: str | None = None, hint: str = "") -> None:
         where = "The archive cannot be used" if member is None else f"{member!r} in the archive"
-        super().__init__(
-            f"{where}: {why}.", hint="Nothing of it was kept. Make or fetch the archive again."
-        )
+        way_out = hint or "Make or fetch the archive again."
+        super().__init__(f"{where}: {why}.", hint=f"Nothing of it was kept. {way_out}")
         self.member = member
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from layerstore.cli import progress
 from layerstore.cli.app import LAYER, App, Command, pass_app, resolve
 from layerstore.cli.output import size
 from layerstore.errors import LayerstoreError
@@ -20,20 +21,29 @@ if TYPE_CHECKING:
 
 _LETTERS = {"add": "A", "modify": "C", "delete": "D"}
 """As `docker diff` has them."""
+_OTHER: Final[dict[str, Any]] = {
+    "metavar": "ID",
+    "help": "Compare with this layer instead of its parent.",
+    **LAYER,
+}
 
 
 @click.command("apply", cls=Command)
 @click.argument("id", **LAYER)
 @click.argument("file", default="-", metavar="[FILE|-]")
-@click.option("--max-size", type=click.IntRange(1), metavar="BYTES", help="Refuse larger content.")
-@click.option("--max-entries", type=click.IntRange(1), metavar="N", help="Refuse more entries.")
+@click.option("--parent", metavar="ID", help="Refuse unless this is the layer's parent.")
+@click.option("--max-size", metavar="SIZE", help="Refuse larger content, as 10G; 0: no limit.")
+@click.option("--max-entries", metavar="N", help="Refuse more entries; 0: no limit.")
+@click.option("--max-ratio", metavar="N", help="Refuse what grows more than that; 0: no limit.")
 @pass_app
 def apply_command(
     app: App,
     id: str,  # noqa: A002 - click calls it by the word that the help shows
     file: str,
-    max_size: int | None,
-    max_entries: int | None,
+    parent: str | None,
+    max_size: str | None,
+    max_entries: str | None,
+    max_ratio: str | None,
 ) -> None:
     """Make an archive the content of an empty layer.
 
@@ -43,10 +53,16 @@ def apply_command(
     """
     from layerstore.fs.archive import Limits
 
-    limits = Limits()
-    limits = Limits(max_size or limits.bytes, max_entries or limits.entries)
+    app.flags |= {"max_size": max_size, "max_entries": max_entries, "max_ratio": max_ratio}
+    settings = app.settings
+    bounds = Limits(settings.max_size, settings.max_entries, settings.max_ratio)
     with app.store() as store, _source(file) as stream:
-        layer = store.apply_diff(resolve(store, id), stream, limits=limits)
+        above = resolve(store, parent) if parent else parent
+        layer_id = resolve(store, id)
+        total = None if file == "-" else progress.size_of(file)
+        with progress.counted(app.out, f"applying to {layer_id}", total) as told:
+            watched = progress.Watched(stream, told)
+            layer = store.apply_diff(layer_id, watched, parent=above, limits=bounds)
     if app.out.json:
         app.out.document(layer=layer)
     elif not app.out.quiet:
@@ -65,11 +81,13 @@ def _source(file: str) -> Iterator[Readable]:
 @click.command("diff", cls=Command)
 @click.argument("id", **LAYER)
 @click.option("-o", "--output", metavar="FILE", help="Write there; it appears when it is whole.")
+@click.option("--parent", **_OTHER)
 @pass_app
 def diff_command(
     app: App,
     id: str,  # noqa: A002
     output: str | None,
+    parent: str | None,
 ) -> None:
     """Write the archive of what a layer has above its parent.
 
@@ -79,21 +97,27 @@ def diff_command(
     if output is None and sys.stdout.isatty():
         raise click.UsageError("A tar is nothing for a terminal; give -o FILE, or a pipe.")
     with app.reader() as reader:
-        pieces = reader.diff(resolve(reader, id), note=app.out.note)
-        with contextlib.closing(pieces):  # type: ignore[type-var]  # it is a generator
+        other = None if parent is None else resolve(reader, parent)
+        pieces = reader.diff(resolve(reader, id), parent=other, note=app.out.note)
+        with (
+            contextlib.closing(pieces),  # type: ignore[type-var]  # it is a generator
+            progress.counted(app.out, "packing", None) as told,
+        ):
             if output is None:
                 for piece in pieces:
                     sys.stdout.buffer.write(piece)
+                    told(len(piece))
             else:
-                _write(output, pieces)
+                _write(output, pieces, told)
 
 
-def _write(path: str, pieces: Iterator[bytes]) -> None:
+def _write(path: str, pieces: Iterator[bytes], told: Callable[[int], None]) -> None:
     """Into a file that has its name only when it is whole."""
     temporary = f"{path}.{os.getpid()}.tmp"
     try:
         with open(temporary, "xb", buffering=0) as file:
             for piece in pieces:
+                told(len(piece))
                 rest = memoryview(piece)
                 while rest:
                     rest = rest[file.write(rest) :]
@@ -106,15 +130,17 @@ def _write(path: str, pieces: Iterator[bytes]) -> None:
 
 @click.command("changes", cls=Command)
 @click.argument("id", **LAYER)
+@click.option("--parent", **_OTHER)
 @pass_app
-def changes_command(app: App, id: str) -> None:  # noqa: A002
+def changes_command(app: App, id: str, parent: str | None) -> None:  # noqa: A002
     """List what a layer changed: A added, C changed, D deleted.
 
     A directory in which something changed is changed itself; of what was deleted only the top is
     listed.
     """
     with app.reader() as reader:
-        found = reader.changes(resolve(reader, id))
+        other = None if parent is None else resolve(reader, parent)
+        found = reader.changes(resolve(reader, id), parent=other)
     if app.out.json:
         app.out.document(changes=found)
         return

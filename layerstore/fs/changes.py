@@ -44,6 +44,17 @@ def of_trees(new: str, old: str) -> list[Change]:
     return _Comparison(new, [old], whiteout.namespace(), whole=True).run()
 
 
+def size_of(changes: Sequence[Change], new: str) -> int:
+    """Bytes of the files among what was added or modified in a tree, hard links once."""
+    sizes: dict[tuple[int, int], int] = {}
+    for change in changes:
+        if change.kind is not ChangeKind.DELETE:
+            status = os.lstat(f"{new}/{change.path}")
+            if not stat.S_ISDIR(status.st_mode):
+                sizes[status.st_dev, status.st_ino] = status.st_size
+    return sum(sizes.values())
+
+
 @attrs.frozen
 class _Old:
     """What the stack has under a name: the uppermost file, and which of its trees merge there."""

@@ -79,6 +79,35 @@ def test_what_is_refused_says_why(applied: Program, home: Path, tmp_path: Path) 
     assert "before" in applied("apply", "child", str(tmp_path / "base.tar"), code=13).err
     applied("create", "new")
     done = applied("apply", "--max-entries", "1", "new", str(tmp_path / "base.tar"), code=1)
-    assert "more than 1 entries" in done.err
+    assert "more than 1 entries" in done.err and "LAYERSTORE_MAX_ENTRIES" in done.err
     assert [] == os.listdir(home / "new" / "diff")
     assert "nothing" in applied("apply", "new", str(tmp_path / "nothing"), code=1).err
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "flag", "why"),
+    [
+        ("MAX_SIZE", "1k", "2k", "larger than 1024 bytes"),
+        ("MAX_ENTRIES", "1", "0", "more than 1 entries"),
+        ("MAX_RATIO", "9", "0", "more than 9 times"),
+    ],
+)
+def test_limits_are_settings(
+    home: Path, tmp_path: Path, name: str, value: str, flag: str, why: str
+) -> None:
+    """A variable bounds an archive, the error says which one it was, and a flag is stronger."""
+    size = (1 << 28) + (1 << 20) if name == "MAX_RATIO" else 1500
+    archive = tmp_path / "large.tar.gz"
+    with gzip.open(archive, "wb", 1) as file:
+        file.write(entry("d/", kind=b"5", mode=0o755) + entry("d/f", bytes(size)) + END)
+    program, option = Program(home), f"--{name.lower().replace('_', '-')}"
+    program("create", "a")
+    program("create", "b")
+    command = [*PROGRAM, "--home", str(home), "apply", "a", str(archive)]
+    bounded = environment() | {f"LAYERSTORE_{name}": value}
+    refused = subprocess.run(command, env=bounded, capture_output=True, text=True, check=False)
+    assert 1 == refused.returncode
+    assert why in refused.stderr and f"LAYERSTORE_{name}" in refused.stderr
+    assert [] == os.listdir(home / "a" / "diff")
+    command[-2:] = ["b", str(archive), option, flag]
+    subprocess.run(command, env=bounded, capture_output=True, check=True)

@@ -8,6 +8,7 @@ import pytest
 
 from layerstore import config
 from layerstore.errors import InvalidOption
+from layerstore.fs.archive import Limits
 from tests.cli.running import run
 
 
@@ -74,6 +75,9 @@ def test_other_variables_with_the_prefix_are_left_alone() -> None:
         ("durability = []", "durability"),
         ('holder = "owner:me"', "holder"),
         ("home = ", "TOML"),
+        ("max_entries = -1", "max_entries"),
+        ("max_ratio = 1.5", "max_ratio"),
+        ('max_size = "many"', "max_size"),
     ],
 )
 def test_a_bad_file_is_one_clear_error(tmp_path: Path, text: str, named: str) -> None:
@@ -111,3 +115,16 @@ def test_the_home_of_an_ordinary_user() -> None:
     assert "/home/me/.local/share/layerstore" == home({"HOME": "/home/me", "XDG_DATA_HOME": "rel"})
     assert "/mine" == home({"HOME": "/home/me", "LAYERSTORE_HOME": "/mine"})
     assert Path("/var/lib/layerstore") == config.load({"HOME": "/root"}, {}).home
+
+
+def test_the_limits_of_archives_are_the_librarys(tmp_path: Path) -> None:
+    """Unset they are what the library takes; a size may be written as people write it."""
+    unset, limits = config.load({"HOME": "/root"}, {}), Limits()
+    assert (limits.bytes, limits.entries, limits.ratio) == (
+        unset.max_size,
+        unset.max_entries,
+        unset.max_ratio,
+    )
+    file = written(tmp_path / "c.toml", 'max_size = "2k"\nmax_ratio = 0\n')
+    settings = config.load({"LAYERSTORE_CONFIG": str(file), "LAYERSTORE_MAX_ENTRIES": "7"}, {})
+    assert (2048, 7, 0) == (settings.max_size, settings.max_entries, settings.max_ratio)

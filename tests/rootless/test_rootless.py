@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from layerstore import Store
 from layerstore.audit import audit
 from tests.cli.running import PROGRAM, ROOT
+from tests.fs.archive.trees import END, entry, pax
 from tests.rootless.outsider import FIRST_SUBORDINATE, SUBORDINATES, UID, Outsider, lines
 
 pytestmark = pytest.mark.root
@@ -178,6 +180,56 @@ def test_a_life(single: Outsider) -> None:
     assert {UID} == {path.lstat().st_uid for path in home.rglob("*")}
     single.program("rm", "top", "app", "base")
     assert [".layerstore", "l"] == sorted(os.listdir(home))
+
+
+APPLY = """
+layerstore init
+layerstore create base
+layerstore apply base base.tar
+layerstore create top --parent base
+layerstore apply top top.tar
+layerstore changes top
+layerstore diff top > again.tar && cmp top.tar again.tar
+for name in {bad}; do
+    layerstore create $name --parent base
+    layerstore apply $name $name.tar || test $? -eq 1
+done
+layerstore changes top --parent null
+layerstore audit
+"""
+FOREIGN = struct.pack("<6I", 0x03000001, 1, 0, 0, 0, 7)
+FORBIDDEN = {
+    "null": entry("null", kind=b"3", major=b"0000001\0", minor=b"0000003\0"),
+    "disk": entry("disk", kind=b"4", major=b"0000010\0"),
+    "other": entry("other", uid=b"0000007\0"),
+    "able": pax({"SCHILY.xattr.security.capability": FOREIGN}) + entry("able", b"1"),
+    "trusted": pax({"SCHILY.xattr.trusted.x": b"1"}) + entry("trusted", b"1"),
+}
+"""What a namespace of one id may not make, by the name of the entry."""
+
+
+def test_archives_in_a_namespace(single: Outsider) -> None:
+    """Whiteouts and marks are made as a namespace may, and come out again; what it may not is refused
+    with the name of the entry, and nothing of it stays.
+    """
+    tops = entry("d/", kind=b"5", mode=0o755)
+    base = tops + entry("d/f", b"content") + entry("gone", b"1") + END
+    opaque = entry("d/.wh..wh..opq", mode=0o755, mtime=b"00000000000\0")
+    whole = tops + opaque + entry("d/new", b"1") + entry(".wh.gone", mode=0o600) + END
+    archives = {name: entry("before", b"1") + bad + END for name, bad in FORBIDDEN.items()}
+    for name, data in {"base": base, "top": whole, **archives}.items():
+        (single.home / f"{name}.tar").write_bytes(data)
+    done = single.script(APPLY.format(bad=" ".join(FORBIDDEN)))
+    # Of its parent, and of a sibling that is empty: two ways to compare.
+    assert ["C /d", "D /d/f", "A /d/new", "D /gone"] * 2 == [
+        line for line in lines(done) if line[1:3] == " /"
+    ]
+    home = kept(single)
+    assert b"y" == os.getxattr(home / "top/diff/d", "user.overlay.opaque")
+    for name in FORBIDDEN:
+        assert re.search(rf"^.*\b{name}\b", done.err, re.MULTILINE), done.err
+        assert [] == os.listdir(home / name / "diff")
+    assert [] == os.listdir(home / ".layerstore/staging")
 
 
 def test_root_reads_it_right(single: Outsider) -> None:

@@ -369,14 +369,20 @@ def test_a_removal_meanwhile_is_an_error(
             ask(store, "a")
 
 
-def test_only_its_own_parent_can_be_asked_for(home: Path) -> None:
-    """Another layer as the parent is refused in words."""
+def test_an_archive_for_another_parent_is_refused(home: Path) -> None:
+    """In words, and the layer can take another one; the right parent, or none, is accepted."""
     with Store.open(home) as store:
         store.create("a")
-        store.create("b")
-        for ask in (store.changes, store.diff):
-            with pytest.raises(InvalidArgument, match="not the parent"):
-                ask("a", parent="b")
+        store.create("b", parent="a")
+        for layer, parent, why in (
+            ("a", "b", "on b, and a is on nothing"),
+            ("b", "", "on nothing"),
+        ):
+            with pytest.raises(InvalidArgument, match=why):
+                store.apply_diff(layer, io.BytesIO(END), parent=parent)
+        assert store.apply_diff("b", io.BytesIO(END), parent="a").applied
+        store.create("c")
+        assert store.apply_diff("c", io.BytesIO(END), parent="").applied
 
 
 @pytest.mark.parametrize("durability", ["full", "process"])

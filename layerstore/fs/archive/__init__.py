@@ -12,8 +12,8 @@ directory; it must not know what a store is.
 """
 
 from layerstore.fs.archive.member import Limits, MapIds
-from layerstore.fs.archive.pack import pack
+from layerstore.fs.archive.pack import Selection, pack
 from layerstore.fs.archive.source import Readable
 from layerstore.fs.archive.unpack import Unpacked, unpack
 
-__all__ = ["Limits", "MapIds", "Readable", "Unpacked", "pack", "unpack"]
+__all__ = ["Limits", "MapIds", "Readable", "Selection", "Unpacked", "pack", "unpack"]

@@ -64,6 +64,17 @@ def shown(name: bytes) -> str:
     return f"{text}…" if len(name) > 200 else text
 
 
+def beyond(limit: str, name: bytes | None, why: str) -> InvalidArchive:
+    """The error for an archive that is larger than it may be; `limit` is a field of Limits."""
+    setting = "size" if limit == "bytes" else limit
+    return InvalidArchive(
+        why,
+        member=None if name is None else shown(name),
+        hint=f"If it is to be trusted, raise the limit max_{setting} (0: none): --max-{setting}, "
+        f"LAYERSTORE_MAX_{setting.upper()}, or Limits({limit}=…) in the library.",
+    )
+
+
 def bad(name: bytes | None, why: str) -> InvalidArchive:
     """The error that says what is wrong with an entry, or with the archive."""
     return InvalidArchive(why, member=None if name is None else shown(name))

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
+
+import attrs
 
 from layerstore.errors import CannotPack
 from layerstore.fs import whiteout
@@ -32,19 +34,40 @@ def pack(
     prefix: str | None = None,
     note: Callable[[str], None] | None = None,
     finish: Callable[[], None] | None = None,
+    only: Selection | None = None,
 ) -> Iterator[bytes]:
     """The archive of what is below a directory, in pieces of some 128 KiB.
 
     `map_ids` maps owners on disk to those of the archive. `prefix`: of overlayfs's xattrs, by
     default as this process mounts. `note` is told of what was left out: sockets. `finish` is
-    called before the end is written, and may refuse it. Raises CannotPack and OSError, after pieces
-    that make no whole archive.
+    called before the end is written, and may refuse it. `only`: what goes in, of a directory that
+    is no layer but shows one mounted. Raises CannotPack and OSError, after pieces that make no
+    whole archive.
     """
-    packing = _Packing(root_fd, map_ids, prefix or whiteout.namespace(), note)
+    packing = _Packing(root_fd, map_ids, prefix or whiteout.namespace(), note, only)
     yield from packing.run()
     if finish is not None:
         finish()
     yield header.END
+
+
+@attrs.frozen
+class Selection:
+    """A part of a tree, and what is to be hidden below it; paths without a slash before them."""
+
+    there: frozenset[bytes]
+    gone: frozenset[bytes]
+    gone_in: Mapping[bytes, Sequence[bytes]]
+    """The names that are gone, by the path of their directory, which ends with a slash."""
+
+    @classmethod
+    def of(cls, there: Iterable[bytes], gone: Iterable[bytes]) -> Selection:
+        hidden = frozenset(gone)
+        inside: dict[bytes, list[bytes]] = {}
+        for path in hidden:
+            directory, slash, name = path.rpartition(b"/")
+            inside.setdefault(directory + slash, []).append(name)
+        return cls(frozenset(there), hidden, inside)
 
 
 class _Packing:
@@ -54,11 +77,13 @@ class _Packing:
         map_ids: MapIds | None,
         prefix: str,
         note: Callable[[str], None] | None,
+        only: Selection | None,
     ) -> None:
         self._root = root_fd
         self._map_ids = map_ids
         self._prefix = prefix
         self._note = note
+        self._only = only
         self._parts: list[bytes] = []
         self._held = 0
         self._linked: dict[tuple[int, int], bytes] = {}
@@ -79,7 +104,9 @@ class _Packing:
                     continue
                 name, is_file, is_directory = entries.pop()
                 full = path + name
-                if is_file:
+                if self._only is not None and full in self._only.gone:
+                    self._add(header.full(_hiding(full), b"0", 0o600, 0, 0, 0, 0))
+                elif is_file:
                     large = self._file(way.fd, name, full)
                     if large is not None:
                         yield from self._stream(full, *large)
@@ -110,6 +137,8 @@ class _Packing:
         with os.scandir(dir_fd) as entries:
             for entry in entries:
                 name = os.fsencode(entry.name)
+                if self._only is not None and path + name not in self._only.there:
+                    continue
                 if name.startswith(whiteout.PREFIX):
                     why = "readers of archives would take its name for a whiteout"
                     raise CannotPack(shown(path + name), why)
@@ -120,6 +149,8 @@ class _Packing:
                         entry.is_dir(follow_symlinks=False),
                     )
                 )
+        if self._only is not None:
+            found += [(name, False, False) for name in self._only.gone_in.get(path, ())]
         found.sort(reverse=True)
         if found and len(path) + max(len(name) for name, _, _ in found) >= LONGEST_NAME:
             raise CannotPack(shown(path), f"paths in it are longer than {LONGEST_NAME} bytes")
@@ -225,7 +256,7 @@ class _Packing:
     def _directory(self, descriptor: int, path: bytes) -> None:
         status = os.fstat(descriptor)
         self._entry(path, b"5", status, xattrs=self._xattrs(descriptor, path))
-        if self._is_opaque(descriptor):
+        if self._is_opaque(descriptor) and self._only is None:
             uid, gid = self._owner(status, path)
             name = path + whiteout.OPAQUE
             self._add(header.full(name, b"0", status.st_mode & 0o777, uid, gid, 0, 0))
@@ -254,8 +285,6 @@ class _Packing:
         self._entry(path, kind, status, link=link, xattrs=xattrs)
 
     def _whiteout(self, path: bytes, status: os.stat_result) -> None:
-        directory, slash, base = path.rpartition(b"/")
-        name = directory + slash + whiteout.PREFIX + base
         uid, gid = status.st_uid, status.st_gid
         if self._map_ids is not None:
             try:
@@ -263,7 +292,7 @@ class _Packing:
             except LookupError:
                 uid = gid = 0  # the kernel makes it as it likes; nobody will ever see its owner
         mtime = status.st_mtime_ns // _SECOND
-        self._add(header.full(name, b"0", 0o600, uid, gid, 0, mtime))
+        self._add(header.full(_hiding(path), b"0", 0o600, uid, gid, 0, mtime))
 
     # --- xattrs -----------------------------------------------------------------------------
 
@@ -305,6 +334,12 @@ _REDIRECT_HINT: Final = (
     "The layer was mounted by somebody else with redirect_dir or metacopy; "
     "compare it mounted with its parent instead."
 )
+
+
+def _hiding(path: bytes) -> bytes:
+    """The name of the entry that hides a path."""
+    directory, slash, base = path.rpartition(b"/")
+    return directory + slash + whiteout.PREFIX + base
 
 
 def _capability(value: bytes) -> bytes:

@@ -21,6 +21,7 @@ from layerstore.fs.archive.member import (
     Limits,
     Member,
     bad,
+    beyond,
 )
 from layerstore.fs.archive.source import Source
 
@@ -177,7 +178,8 @@ class Reader:
             self._sparse(member, block, records)
         self.bytes += member.real_size
         if self._limits.bytes and self.bytes > self._limits.bytes:
-            raise bad(member.name, f"with it the files are larger than {self._limits.bytes} bytes")
+            why = f"with it the files are larger than {self._limits.bytes} bytes"
+            raise beyond("bytes", member.name, why)
         return member
 
     def _header(self, block: bytes) -> Member:
@@ -186,7 +188,7 @@ class Reader:
             raise bad(None, where or "it is empty: not even its two closing blocks are there")
         self.entries += 1
         if self._limits.entries and self.entries > self._limits.entries:
-            raise bad(None, f"it has more than {self._limits.entries} entries")
+            raise beyond("entries", None, f"it has more than {self._limits.entries} entries")
         name = block[:100].partition(b"\0")[0]
         try:
             self._check_sum(block)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
-from layerstore.fs.archive.member import BLOCK, Limits, bad
+from layerstore.fs.archive.member import BLOCK, Limits, bad, beyond
 
 CHUNK: Final = 1 << 18
 """Bytes per read."""
@@ -130,7 +130,8 @@ class Source:
         limit = self._limits.ratio
         for chunk in chunks:
             if limit and self.bytes > max(self._limits.ratio_from, limit * self.compressed_bytes):
-                raise bad(None, f"it grows to more than {limit} times its compressed size")
+                why = f"it grows to more than {limit} times its compressed size"
+                raise beyond("ratio", None, why)
             if chunk:
                 yield chunk
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -263,6 +264,22 @@ def test_a_million_empty_members_are_bounded(bare: Path) -> None:
             unpack(Endless(), descriptor, limits=Limits(entries=5000))
     finally:
         os.close(descriptor)
+
+
+@pytest.mark.parametrize("length", [4, 19, 21, 23, 25])
+def test_a_capability_that_is_none_is_refused(bare: Path, length: int) -> None:
+    """The entry and the xattr are named; whatever the kernel takes has one of its lengths."""
+    value = struct.pack("<IIIIII", 0x03000001, 1 << 10, 0, 0, 0, 100_000)[:length].ljust(length)
+    with pytest.raises(OSError, match=r"security\.capability") as caught:
+        into(bare / "t", pax({"SCHILY.xattr.security.capability": value}) + F + END)
+    assert "f" == caught.value.filename
+
+
+def test_a_capability_of_a_foreign_namespace_stays_one(bare: Path) -> None:
+    """It names the namespace's root, and means nothing to a process outside of that."""
+    value = struct.pack("<IIIIII", 0x03000001, 1 << 10, 0, 0, 0, 100_000)
+    into(bare / "t", pax({"SCHILY.xattr.security.capability": value}) + F + END)
+    assert value == os.getxattr(bare / "t" / "f", "security.capability")
 
 
 def test_an_old_signed_checksum_is_taken(bare: Path) -> None:
