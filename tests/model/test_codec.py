@@ -155,3 +155,13 @@ def test_a_value_of_another_type_names_the_row(
     """A field whose value has another type than the class says is an error."""
     kind, text = codec.encode(data.draw(instances(TAGS[tag])))
     reading(kind, json.dumps(json.loads(text) | {name: wrong}))
+
+
+def test_an_adoption_of_the_second_version_is_read() -> None:
+    """It said nothing of the parent: the index had what it had."""
+    event = e.LayerAdopted("a", "A" * 26, "p", "l/B", 1, False, "a test", 7, 4096)
+    tag, data = codec.encode(event)
+    assert "layer.adopted.v3" == tag
+    fields = json.loads(data)
+    del fields["commits_parent"]
+    assert event == codec.decode("layer.adopted.v2", json.dumps(fields), seq=1)
