@@ -1046,21 +1046,23 @@ def test_commits_are_as_durable_as_their_meaning(home, monkeypatch):
     seen = []
     with Store.open(home) as store:
         database = store._hands.journal.database
-        write = database.write
+        transact = database.transact
 
-        @contextlib.contextmanager
-        def spy(*, full):
-            with write(full=full) as connection:
+        def spy(action, *, full):
+            def watched(connection):
                 (level,) = connection.execute("PRAGMA synchronous").fetchone()
                 before = connection.total_changes
-                yield connection
+                result = action(connection)
                 (kind,) = connection.execute(
                     "SELECT kind FROM events ORDER BY seq DESC LIMIT 1"
                 ).fetchone()
                 if connection.total_changes > before:
                     seen.append((kind, level))
+                return result
 
-        monkeypatch.setattr(database, "write", spy)
+            return transact(watched, full=full)
+
+        monkeypatch.setattr(database, "transact", spy)
         store.create("p")
         store.create("c", parent="p")
         store.get("c")
