@@ -105,7 +105,10 @@ def look(home: str, reader: Reader | None, *, progress: Progress | None = None) 
     """List the tree, then the mounts, then read the index."""
     tree = census.take(home, progress=progress)
     places: dict[str, tuple[Place, ...]] = {}
-    for place in mounttables.overlays(home):
+    # A directory that another namespace has something mounted on is there, or that mount is not:
+    # rmdir(2) takes it away in every namespace (Linux 3.18).
+    on = any(layout.MERGED in found.names for found in tree.layers.values())
+    for place in mounttables.overlays(home, everywhere=on or bool(tree.trash)):
         places[place.layer] = (*places.get(place.layer, ()), place)
     records = None if reader is None else _records(home, tree, reader)
     known: dict[str, str] = {}

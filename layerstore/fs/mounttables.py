@@ -44,11 +44,15 @@ class Place:
         return f"process {self.pid} ({self.command}){others}"
 
 
-def overlays(home: str) -> tuple[Place, ...]:
-    """Every overlay of a layer of this home, in every mount namespace that can be seen."""
+def overlays(home: str, *, everywhere: bool = True) -> tuple[Place, ...]:
+    """Every overlay of a layer of this home, in every mount namespace that can be seen.
+
+    Not `everywhere`: only in this one, which spares asking every process.
+    """
     mine = mountinfo.mount_namespace()
     found: dict[int, tuple[int, int]] = {}
-    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
+    names = os.listdir("/proc") if everywhere else ()
+    for pid in sorted(int(name) for name in names if name.isdigit()):
         try:
             namespace = os.stat(f"/proc/{pid}/ns/mnt").st_ino
         except OSError:
