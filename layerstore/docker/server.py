@@ -49,6 +49,8 @@ class _Client:
     sock: socket.socket
     service: Service
     pid: int
+    once: bool
+    """One request for each connection: see `_accept`."""
     busy: bool = False
 
 
@@ -116,7 +118,9 @@ class Server:
             log.warning("refused pid=%d uid=%d too_many=%s", pid, uid, too_many)
             sock.close()
             return
-        client = _Client(sock, service, pid)
+        # What is sent to a connection of a process that dies is lost. A socket that systemd holds keeps
+        # who connects meanwhile for the next server, so there nobody sends on an old connection.
+        client = _Client(sock, service, pid, once=listener.is_passed)
         with self._changed:
             self._clients.add(client)
         thread = threading.Thread(target=self._serve, args=(client,), daemon=True)
@@ -197,6 +201,7 @@ class Server:
             raise http.BadRequest(404, f"There is no {target[:100]!r}.")
         if verb != "POST":
             raise http.BadRequest(405, "Requests are sent with POST.")
+        connection.closing |= client.once
         began = time.monotonic()
         outcome = "ok"
         try:

@@ -33,6 +33,11 @@ class Listener:
     lock: int = -1
     _identity: tuple[int, int] | None = None
 
+    @property
+    def is_passed(self) -> bool:
+        """Whether a service manager holds it, too."""
+        return self._identity is None
+
     def close(self) -> None:
         """Accept no more; remove the socket if it is this one still."""
         with contextlib.suppress(OSError):
