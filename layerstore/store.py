@@ -109,7 +109,7 @@ class Store(compaction.Compacting, Keeping, Applying, Outside):
         `gid_maps` are what Docker's Init gives; `layerstore.options` has their forms. New
         directories belong to what stands for id 0. Raises InvalidOption.
         """
-        path = _absolute(home)
+        path = Path(home).resolve()  # the kernel and the mount table speak of the real path
         if read_only:
             return Reader.open(path)
         told = cls._adopt_if_copy(path, this_is, timeout) if this_is is not None else ()
@@ -395,8 +395,3 @@ class Store(compaction.Compacting, Keeping, Applying, Outside):
 
     def _leak(self) -> None:
         self._opened.leak()
-
-
-def _absolute(home: str | os.PathLike[str]) -> Path:
-    """Symbolic links resolved: the kernel and the mount table speak of the real path."""
-    return Path(home).resolve()

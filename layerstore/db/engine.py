@@ -389,9 +389,7 @@ class Database(ReadDatabase):
     def _check_usable(self) -> None:
         if self._closed:
             raise StoreClosed
-        if self._refused:
-            raise WritesRefused(self._refused)
-        self._refused = self._unchanged.difference()
+        self._refused = self._refused or self._unchanged.difference()
         if self._refused:
             raise WritesRefused(self._refused)
 
