@@ -17,6 +17,7 @@ from tests.docker.serving import in_threads
 pytestmark = [
     pytest.mark.root,
     pytest.mark.crash,
+    pytest.mark.campaign,
     pytest.mark.skipif(missing() is not None, reason=f"needs {missing()}"),
 ]
 

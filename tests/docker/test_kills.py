@@ -26,6 +26,7 @@ from tests.docker.test_dockerd import remove_everything, require_empty
 pytestmark = [
     pytest.mark.root,
     pytest.mark.crash,
+    pytest.mark.campaign,
     pytest.mark.skipif(missing() is not None, reason=f"needs {missing()}"),
 ]
 

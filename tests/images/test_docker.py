@@ -17,7 +17,7 @@ from layerstore.images import Imported, export_image, import_image
 from tests.conftest import unmount_below
 from tests.images.daemon import Docker
 
-pytestmark = [pytest.mark.root, pytest.mark.crash]
+pytestmark = [pytest.mark.root, pytest.mark.crash, pytest.mark.campaign]
 
 DOCKERFILE = """
 FROM base:1
