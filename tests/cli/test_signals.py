@@ -108,8 +108,12 @@ def test_a_waiting_command_ends_at_once(
 
 
 def _opened_by(home: Path, pid: int) -> bool:
+    """Whether it is an owner, and has had a moment to come back from the open with it."""
     with Reader.open(home) as reader:
-        return pid in [owner.pid for owner in reader.owners()]
+        found = pid in [owner.pid for owner in reader.owners()]
+    if found:
+        time.sleep(0.3)
+    return found
 
 
 def test_several_signals_at_once_are_one(home: Path, stopped: Worker) -> None:
