@@ -20,8 +20,8 @@ import attrs
 
 _PAGE: Final = 4096
 _MOST: Final = 2048
-KEPT_FOR: Final = 60.0
-"""Seconds: dockerd asks again for half of that."""
+KEPT_FOR: Final = 32.0
+"""Seconds: dockerd asks again for 30."""
 
 
 @attrs.define(eq=False)
