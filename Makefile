@@ -1,6 +1,6 @@
 # make demo       see it work: a store, a chain of layers, a mount, a kill, an audit
 # make test       lint, types, import contracts, the suite on two Pythons, a kill at every point
-# make campaigns  what else takes long: pairs of kills, crowds, a soak, large trees, a second kernel
+# make campaigns  what else takes long: pairs of kills, power cuts, crowds, a soak, a second kernel, dockerd
 # make check      the same questions in under three minutes, without the crash campaigns
 # make crash      the crash campaigns in their long form
 # make bench      the measurements; BIG=1 with a store of 100,000 layers, which CACHE=DIR keeps there

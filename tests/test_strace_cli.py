@@ -44,7 +44,7 @@ MOUNTING = ["mount", "umount2", "fsopen", "fsconfig", "fsmount", "move_mount", "
 """Calls that change what is mounted, or are on the way to it."""
 EXPECTED_KINDS = {
     "mkdir", "symlink", "rename", "renameat2", "unlink", "unlinkat", "rmdir", "openat", "write",
-    "pwrite64", "ftruncate", "fsync", "chmod", "fchmod", "umount2",
+    "pwrite64", "ftruncate", "fsync", "chmod", "umount2",
 }  # fmt: skip
 """Without any of these the dry run has looked away. The calls that mount depend on the kernel."""
 FIRST_HOLDER = "first"

@@ -116,7 +116,9 @@ def _uncommitted(steps: plan.Steps) -> plan.Steps:
 
 
 def _intent_late() -> contextlib.AbstractContextManager[None]:
-    def run(hands: recovery.Hands, decision: recovery.Decision) -> e.Intent | None:
+    def run(
+        hands: recovery.Hands, decision: recovery.Decision, *, last: recovery.Last | None = None
+    ) -> e.Intent | None:
         operation = recovery.new_name()
         with hands.journal.transaction(full=False) as transaction:
             intent = decision(transaction, operation)
@@ -128,14 +130,17 @@ def _intent_late() -> contextlib.AbstractContextManager[None]:
             trace(f"{verb}:intent:before")
             transaction.append(intent, operation=operation)
         trace(f"{verb}:intent:after")
-        recovery.conclude(hands, operation, intent, plan.done(intent, performed), name=verb)
+        done = plan.done(intent, performed)
+        recovery.conclude(hands, operation, intent, done, name=verb, last=last)
         return intent
 
     return _patched((recovery, "run", run))
 
 
 def _outcome_early() -> contextlib.AbstractContextManager[None]:
-    def run(hands: recovery.Hands, decision: recovery.Decision) -> e.Intent | None:
+    def run(
+        hands: recovery.Hands, decision: recovery.Decision, *, last: recovery.Last | None = None
+    ) -> e.Intent | None:
         decided: list[Any] = []
 
         def remember(transaction: Transaction, operation: str) -> e.Intent | None:
@@ -148,7 +153,7 @@ def _outcome_early() -> contextlib.AbstractContextManager[None]:
         if intent is None:
             return None
         verb = state.verb_of(intent)
-        hands.journal.finish(operation, plan.done(intent, s.Performed()), full=True)
+        hands.journal.finish(operation, plan.done(intent, s.Performed()), full=True, then=last)
         trace(f"{verb}:outcome:after")
         hands.performer.run(plan.forward(operation, intent), name=verb, first=True)
         return intent
@@ -159,9 +164,11 @@ def _outcome_early() -> contextlib.AbstractContextManager[None]:
 def _applied_early() -> contextlib.AbstractContextManager[None]:
     """The outcome of an apply is written when its archive is unpacked, beside the layer."""
 
-    def run(hands: recovery.Hands, decision: recovery.Decision) -> e.Intent | None:
+    def run(
+        hands: recovery.Hands, decision: recovery.Decision, *, last: recovery.Last | None = None
+    ) -> e.Intent | None:
         if "apply_diff" not in decision.__qualname__:
-            return original(hands, decision)
+            return original(hands, decision, last=last)
         decided: list[Any] = []
 
         def remember(transaction: Transaction, operation: str) -> e.Intent | None:
