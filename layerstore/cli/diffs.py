@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from layerstore.cli import progress
+from layerstore.cli import limits, progress
 from layerstore.cli.app import LAYER, App, Command, pass_app, resolve
 from layerstore.cli.output import size
 from layerstore.errors import LayerstoreError
@@ -32,18 +32,15 @@ _OTHER: Final[dict[str, Any]] = {
 @click.argument("id", **LAYER)
 @click.argument("file", default="-", metavar="[FILE|-]")
 @click.option("--parent", metavar="ID", help="Refuse unless this is the layer's parent.")
-@click.option("--max-size", metavar="SIZE", help="Refuse larger content, as 10G; 0: no limit.")
-@click.option("--max-entries", metavar="N", help="Refuse more entries; 0: no limit.")
-@click.option("--max-ratio", metavar="N", help="Refuse what grows more than that; 0: no limit.")
+@limits.flags
 @pass_app
 def apply_command(
     app: App,
+    /,
     id: str,  # noqa: A002 - click calls it by the word that the help shows
     file: str,
     parent: str | None,
-    max_size: str | None,
-    max_entries: str | None,
-    max_ratio: str | None,
+    **most: str | None,
 ) -> None:
     """Make an archive the content of an empty layer.
 
@@ -51,11 +48,7 @@ def apply_command(
     layer gets all of it or nothing, and takes one archive in its life, also if that breaks off.
     Prints the DiffID: the sha256 of the uncompressed tar.
     """
-    from layerstore.fs.archive import Limits
-
-    app.flags |= {"max_size": max_size, "max_entries": max_entries, "max_ratio": max_ratio}
-    settings = app.settings
-    bounds = Limits(settings.max_size, settings.max_entries, settings.max_ratio)
+    bounds = limits.of(app, **most)
     with app.store() as store, _source(file) as stream:
         above = resolve(store, parent) if parent else parent
         layer_id = resolve(store, id)

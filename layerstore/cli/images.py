@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING
 import attrs
 import click
 
-from layerstore.cli import progress
+from layerstore.cli import limits, progress
 from layerstore.cli.app import LAYER, App, Command, pass_app, resolve
 from layerstore.cli.output import clean, many
 from layerstore.errors import InvalidArgument
@@ -30,36 +30,33 @@ if TYPE_CHECKING:
     help="Of an image for several platforms, take this one.  [default: this machine's]",
 )
 @click.option("--image", metavar="NAME", help="Of several images, the one of this name or digest.")
-@click.option("--max-size", type=click.IntRange(1), metavar="BYTES", help="Refuse larger layers.")
-@click.option("--max-entries", type=click.IntRange(1), metavar="N", help="The same by entries.")
+@limits.flags
 @pass_app
 def import_command(
     app: App,
+    /,
     archive: str,
     platform: str | None,
     image: str | None,
-    max_size: int | None,
-    max_entries: int | None,
+    **most: str | None,
 ) -> None:
     """Make layers of an image.
 
     ARCHIVE is what 'docker save' or 'skopeo copy' write: a docker-archive or an OCI layout, as a tar
     or a directory; '-' is standard input. Every digest is verified. Layers are named by their chain
     ids, so that images share what they have in common, and an import that was interrupted goes on
-    when it is repeated. Prints the id of the top layer.
+    when it is repeated. The limits hold for each layer. Prints the id of the top layer.
     """
-    from layerstore.fs.archive import Limits
     from layerstore.images import import_image
 
-    limits = Limits()
-    limits = Limits(max_size or limits.bytes, max_entries or limits.entries)
+    bounds = limits.of(app, **most)
     with app.store() as store, progress.bar(app.out, "importing") as advance:
         done = import_image(
             store,
             sys.stdin.buffer if archive == "-" else archive,
             platform=platform,
             name=image,
-            limits=limits if max_size or max_entries else None,
+            limits=bounds,
             progress=advance,
         )
     if app.out.json:
