@@ -26,10 +26,9 @@ import attrs
 
 from layerstore import Reader, plan
 from layerstore import events as e
-from layerstore.db import reserve
+from layerstore.db import engine, reserve
 from layerstore.fs import ballast, syscalls
 from layerstore.fs import steps as s
-from layerstore.journal import Journal, Transaction
 from tests.crash import bench as benches
 from tests.crash import shim
 from tests.crash.bench import Bench, Case, Ended, Fault, Patch, Snapshot, detach
@@ -273,12 +272,13 @@ def _unsynced_files(steps: plan.Steps) -> plan.Steps:
 
 def _never_full() -> contextlib.AbstractContextManager[None]:
     """As many recipes for SQLite have it."""
-    begin = Journal.transaction
+    begin = engine.Database._begin
 
-    def transaction(self: Journal, *, full: bool) -> contextlib.AbstractContextManager[Transaction]:
+    def without(self: engine.Database, *, full: bool) -> engine.Connection:
+        del full
         return begin(self, full=False)
 
-    return _patched((Journal, "transaction", transaction))
+    return _patched((engine.Database, "_begin", without))
 
 
 MUTANTS: Final = {
