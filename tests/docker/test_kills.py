@@ -199,7 +199,7 @@ def test_kills_of_the_server_are_not_seen(
         lost = both.served.log.read_text().count("came without a body")
         forgotten = forget(both.home)
         print(f"{lost} requests lost; layers that dockerd forgot: {forgotten}")
-        assert forgotten <= 2 * (lost + script.failures), troubles(both)
+        assert forgotten == 0 or lost + script.failures > 0, troubles(both)
         require_empty(both.home)
 
 
@@ -212,8 +212,8 @@ def troubles(both: Both) -> str:
 
 
 def forget(home: Path) -> int:
-    """Remove what dockerd does not know: it drops the two layers of a container without a word when a
-    request for one of them failed. How many there were.
+    """Remove what dockerd does not know: it drops the layers of a container without a word when a request
+    for one of them failed, and what is below them cannot be removed then. How many there were.
     """
     with Store.open(home) as store:
         left = sorted(store.layers(), key=lambda layer: -layer.depth)
