@@ -4,9 +4,9 @@ of memory in bytes.
 
 from __future__ import annotations
 
-import re
 import sys
-from pathlib import Path
+
+from weight import tell_peak
 
 from layerstore import Store
 
@@ -17,10 +17,8 @@ def main() -> None:
         for archive in sys.argv[2:]:
             with open(archive, "rb", buffering=0) as file:
                 store.apply_diff("weighed", file)
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        tell_peak()
         store.remove("weighed")
-    assert found is not None
-    print(int(found[1]) * 1024)
 
 
 if __name__ == "__main__":

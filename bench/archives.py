@@ -12,14 +12,13 @@ import hashlib
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import attrs
-from cases import ROOT
 from measure import Clock, Row
 from place import Place
+from weight import Fresh, same_library, weigh
 
 from layerstore import Store
 from layerstore.fs import changes
@@ -222,42 +221,6 @@ def _changes(subject: Changed, clock: Clock, count: int) -> None:
             subject.find()
 
 
-# --- memory -------------------------------------------------------------------------------------
-
-
-@attrs.frozen
-class Weight:
-    """A fresh process with an open store, that applies an archive or does not; its peak of memory."""
-
-    load: Load
-    applies: bool
-
-    def megabytes(self) -> float:
-        script = str(Path(__file__).with_name("archive_weight.py"))
-        archive = [str(self.load.archive)] if self.applies else []
-        done = subprocess.run(
-            [sys.executable, script, str(self.load.home), *archive],
-            env={"PYTHONPATH": str(ROOT)},
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        return int(done.stdout) / 1e6
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
-def _weigh(subject: Weight, clock: Clock, count: int) -> None:
-    for _ in range(count):
-        clock.seconds += subject.megabytes()
-
-
-def _same(_: object) -> str:
-    """Both sides are the library: there is nothing else to compare."""
-    return "the same library"
-
-
 # --- rows ---------------------------------------------------------------------------------------
 
 
@@ -278,10 +241,10 @@ def rows(place: Place) -> Iterator[Row]:
         yield from _tar_rows("one file of 1 GiB", large)
         yield Row(
             "memory while applying 1 GiB; open and idle",
-            lambda: Weight(large(), applies=True),
-            lambda: Weight(large(), applies=False),
-            _weigh,
-            _same,
+            lambda: Fresh("archive_weight.py", (str(large().home), str(large().archive))),
+            lambda: Fresh("archive_weight.py", (str(large().home),)),
+            weigh,
+            same_library,
             turns=1,
             unit="MB",
         )

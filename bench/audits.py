@@ -7,13 +7,12 @@ audit folds. So a ratio of 2, which is what it may take, is twice the walk, and 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import attrs
-from cases import ROOT, Lazy
+from cases import Lazy
 from measure import Clock, Row
+from weight import Fresh, weigh
 
 from layerstore.audit import audit
 from layerstore.fs import layout
@@ -77,41 +76,21 @@ def walk(home: str) -> None:
 
 
 @attrs.frozen
-class _Footprint:
-    """A fresh process that audits a store, and says how much memory it had at most."""
-
-    home: str
-
-    def run(self, clock: Clock) -> None:
-        script = (
-            "import resource, sys; from layerstore.audit import audit; audit(sys.argv[1]); "
-            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", script, self.home],
-            env={"PYTHONPATH": str(ROOT)},
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        clock.seconds += int(done.stdout) / 1e6
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
-@attrs.frozen
 class _Allowed:
     """What it may take."""
 
-    def run(self, clock: Clock) -> None:
-        clock.seconds += _LIMIT
-
     def close(self) -> None:
         """Nothing is open."""
 
 
-def _run(subject: _Audit | _Walk | _Footprint | _Allowed, clock: Clock, count: int) -> None:
+def _weigh(subject: Fresh | _Allowed, clock: Clock, count: int) -> None:
+    if isinstance(subject, Fresh):
+        weigh(subject, clock, count)
+    else:
+        clock.seconds += _LIMIT * count
+
+
+def _run(subject: _Audit | _Walk, clock: Clock, count: int) -> None:
     for _ in range(count):
         subject.run(clock)
 
@@ -133,9 +112,9 @@ def rows(lazy: Lazy, size: str) -> Iterator[Row]:
     )
     yield Row(
         f"footprint of an audit, {size} layers against 200 MB",
-        lambda: _Footprint(lazy().ours),
+        lambda: Fresh("audit_weight.py", (lazy().ours,)),
         _Allowed,
-        _run,
+        _weigh,
         _same,
         turns=1,
         unit="MB",

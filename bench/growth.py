@@ -5,25 +5,17 @@ Their "floor" is the same work in a store of 10 layers, or by one thread.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-import attrs
-from cases import ROOT, Lazy, Opener, Ours, create, remove, reopen
+from cases import Lazy, Opener, Ours, create, remove, reopen
 from measure import Clock, Row
 from stores import PARENT
+from weight import Fresh, same_library, weigh
 
 from layerstore import Store
 
 THREADS = 32
-
-
-def _same(_: object) -> str:
-    """Both sides are the library: there is nothing else to compare."""
-    return "the same library"
 
 
 def rows(large: Lazy, size: str, small: Lazy) -> Iterator[Row]:
@@ -36,7 +28,7 @@ def rows(large: Lazy, size: str, small: Lazy) -> Iterator[Row]:
                 lambda full=full: Ours(large().ours, full=full),
                 lambda full=full: Ours(small().ours, full=full),
                 work,
-                _same,
+                same_library,
             )
     for killed, words in ((False, "clean close"), (True, "kill -9, 3 in flight")):
         yield Row(
@@ -44,15 +36,15 @@ def rows(large: Lazy, size: str, small: Lazy) -> Iterator[Row]:
             _opener(large, killed=killed),
             _opener(small, killed=killed),
             reopen,
-            _same,
+            same_library,
             turns=1 if killed else 5,
         )
     yield Row(
         f"memory of an open store, {size} layers against 10",
-        lambda: _Footprint(large().ours),
-        lambda: _Footprint(small().ours),
-        _weigh,
-        _same,
+        lambda: Fresh("footprint.py", (large().ours,)),
+        lambda: Fresh("footprint.py", (small().ours,)),
+        weigh,
+        same_library,
         turns=1,
         unit="MB",
     )
@@ -64,35 +56,6 @@ def _opener(lazy: Lazy, *, killed: bool) -> Callable[[], Opener]:
         return Opener("ours", home, lambda: Store.open(home), killed)
 
     return subject
-
-
-# --- memory -----------------------------------------------------------------------------------
-
-
-@attrs.frozen
-class _Footprint:
-    """A fresh process that opens a store, works in it, and says how much memory it had at most."""
-
-    home: str
-
-    def megabytes(self) -> float:
-        script = str(Path(__file__).with_name("footprint.py"))
-        done = subprocess.run(
-            [sys.executable, script, self.home],
-            env={"PYTHONPATH": str(ROOT)},
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        return int(done.stdout) / 1e6
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
-def _weigh(subject: _Footprint, clock: Clock, count: int) -> None:
-    for _ in range(count):
-        clock.seconds += subject.megabytes()
 
 
 # --- threads ----------------------------------------------------------------------------------
@@ -129,7 +92,7 @@ def threads_rows(lazy: Lazy) -> Iterator[Row]:
             lambda parent=parent: _Crowd(lazy().ours, parent, THREADS),
             lambda parent=parent: _Crowd(lazy().ours, parent, 1),
             _create_at_once,
-            _same,
+            same_library,
             turns=1,
             count=4 * THREADS,
         )
