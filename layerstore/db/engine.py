@@ -107,7 +107,6 @@ def scratch() -> Connection:
 
 def connect(path: str, *, read_only: bool, timeout: float) -> Connection:
     """A connection to an existing database; StoreDamaged if it is not one."""
-    paths.make_reachable(path, DRIVER)
     if not read_only:
         return _connect(path, "mode=rw", timeout=timeout)
     try:
@@ -127,6 +126,7 @@ def connect(path: str, *, read_only: bool, timeout: float) -> Connection:
 
 
 def _connect(path: str, query: str, *, timeout: float) -> Connection:
+    paths.make_reachable(path, DRIVER)
     uri = f"file:{paths.quoted(path)}?{query}"
     try:
         connection = driver.connect(
@@ -188,7 +188,6 @@ class ReadDatabase:
         """
         self.path = path
         if frozen or query:
-            paths.make_reachable(path, DRIVER)
             self._reader = _connect(path, query or "mode=ro&immutable=1", timeout=timeout)
         else:
             self._reader = connect(path, read_only=True, timeout=timeout)

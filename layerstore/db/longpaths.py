@@ -14,14 +14,13 @@ import sys
 import threading
 from typing import Any, Final
 
+from layerstore.db.paths import LONG_PATH
 from layerstore.errors import InvalidArgument
 
 LONGEST: Final = 3_800
 """Bytes in the path of a database: below the home there are longer paths, and they have to fit, too."""
 _OK: Final = 0
 _CANNOT_OPEN: Final = 14
-_LONG: Final = 400
-"""A name from here on is not SQLite's to resolve: what it appends has to fit as well."""
 
 
 class _Vfs(ctypes.Structure):
@@ -82,7 +81,7 @@ def _register(sqlite: ctypes.CDLL) -> list[Any]:
     original = _FULL_PATHNAME(made.xFullPathname)
 
     def full_pathname(vfs: int, name: bytes, room: int, out: int) -> int:
-        if len(name) < _LONG:
+        if len(name) < LONG_PATH:  # what SQLite appends has to fit as well
             return int(original(vfs, name, room, out))
         try:
             short = _shortened(name)
