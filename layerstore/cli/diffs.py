@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from layerstore.cli import limits, progress
 from layerstore.cli.app import LAYER, App, Command, pass_app, resolve
+from layerstore.cli.appearing import appearing
 from layerstore.cli.output import size
 from layerstore.errors import LayerstoreError
 
@@ -96,29 +96,11 @@ def diff_command(
             contextlib.closing(pieces),  # type: ignore[type-var]  # it is a generator
             progress.counted(app.out, "packing", None) as told,
         ):
-            if output is None:
+            target = contextlib.nullcontext(sys.stdout.buffer)
+            with target if output is None else appearing(output, synced=False) as file:
                 for piece in pieces:
-                    sys.stdout.buffer.write(piece)
+                    file.write(piece)
                     told(len(piece))
-            else:
-                _write(output, pieces, told)
-
-
-def _write(path: str, pieces: Iterator[bytes], told: Callable[[int], None]) -> None:
-    """Into a file that has its name only when it is whole."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "xb", buffering=0) as file:
-            for piece in pieces:
-                told(len(piece))
-                rest = memoryview(piece)
-                while rest:
-                    rest = rest[file.write(rest) :]
-        os.rename(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
 
 
 @click.command("changes", cls=Command)

@@ -15,6 +15,7 @@ import click
 
 from layerstore.cli import limits, progress
 from layerstore.cli.app import LAYER, App, Command, pass_app, resolve
+from layerstore.cli.appearing import appearing
 from layerstore.cli.output import clean, many
 from layerstore.errors import InvalidArgument
 
@@ -98,15 +99,8 @@ def export_command(
         raise click.UsageError("A tar is nothing for a terminal; give -o FILE, or a pipe.")
     if to_stdout and app.out.json:
         raise click.UsageError("The tar takes standard output; --json needs -o FILE.")
-    with _asked(app) as reader, progress.bar(app.out, "exporting") as advance:
+    with _asked(app) as reader, progress.counted(app.out, "exporting", None) as told:
         layer = resolve(reader, id)
-        packed = 0
-
-        def follow(more: int) -> None:
-            nonlocal packed
-            packed += more
-            advance(packed, None)
-
         with _target(None if to_stdout else output) as file:
             done = export_image(
                 reader,
@@ -116,7 +110,7 @@ def export_command(
                 image=image,
                 compress=compress,
                 note=app.out.note,
-                progress=follow,
+                progress=told,
             )
     if app.out.json:
         app.out.document(**attrs.asdict(done, recurse=False))
@@ -144,17 +138,5 @@ def _target(path: str | None) -> Iterator[IO[bytes]]:
         return
     if os.path.lexists(path) and not os.path.isfile(path):
         raise InvalidArgument(f"{path} is there and is no file.", hint="'-o -' writes to a pipe.")
-    from layerstore.fs import durable
-
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            durable.sync(file.fileno(), temporary)
-        os.rename(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-    durable.sync_directory(os.path.dirname(os.path.abspath(path)))
+    with appearing(path, synced=True) as file:
+        yield file
