@@ -15,24 +15,13 @@ import attrs
 from layerstore import burial, decide, projects, recovery, rows
 from layerstore import events as e
 from layerstore import model as m
-from layerstore.audit.tree import Tree, survey
+from layerstore.audit.tree import Indexed, Tree, survey
 from layerstore.db import statements as sql
 from layerstore.errors import LayerstoreError
 from layerstore.fs import files, layout, mountinfo
 from layerstore.journal import InFlight, Transaction
 from layerstore.model import MAX_DEPTH
 from layerstore.recovery import Hands
-
-
-@attrs.frozen
-class Indexed:
-    """What the index says about one layer, as far as the tree can agree."""
-
-    id: str
-    link: str
-    parent: str | None
-    lower: str
-    damage: str | None
 
 
 def compare(hands: Hands) -> Iterator[m.Settled]:

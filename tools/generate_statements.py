@@ -247,7 +247,13 @@ STATEMENTS: dict[str, Any] = {
         func.count(), func.coalesce(func.sum(cast(layers.c.damage.is_not(None), Integer)), 0)
     ).select_from(layers),
     "SELECT_INDEX": select(
-        layers.c.id, layers.c.link, layers.c.parent, layers.c.lower, layers.c.damage
+        layers.c.id,
+        layers.c.link,
+        layers.c.parent,
+        layers.c.lower,
+        layers.c.damage,
+        layers.c.committed,
+        layers.c.draining,
     ).order_by(layers.c.depth, layers.c.id),
     "SELECT_LAYERS_BY_PREFIX": select(layers.c.id)
     .where(layers.c.id >= B("low"), layers.c.id < B("high"))

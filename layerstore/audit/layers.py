@@ -8,7 +8,8 @@ from typing import Final
 
 from layerstore import model as m
 from layerstore.audit.census import Seen, has_directory
-from layerstore.audit.view import Indexed, View, finding
+from layerstore.audit.tree import Indexed
+from layerstore.audit.view import View, finding
 from layerstore.fs import files, layout
 from layerstore.model import LINK_PATTERN, MAX_DEPTH
 

@@ -14,6 +14,19 @@ from layerstore.model import LINK_PATTERN, check_layer_id
 
 
 @attrs.frozen
+class Indexed:
+    """What the index says about one layer, as far as the tree can agree."""
+
+    id: str
+    link: str
+    parent: str | None
+    lower: str
+    damage: str | None
+    committed: bool = attrs.field(converter=bool)
+    draining: bool = attrs.field(converter=bool)
+
+
+@attrs.frozen
 class LayerFiles:
     """What a layer's directory holds. None: the file is absent."""
 

@@ -11,6 +11,7 @@ from layerstore import model as m
 from layerstore.audit import census
 from layerstore.audit.census import Census, Progress
 from layerstore.audit.codes import CODES
+from layerstore.audit.tree import Indexed
 from layerstore.fs import layout, locks, mounttables
 from layerstore.fs.mounttables import Place
 from layerstore.reader import Reader
@@ -20,19 +21,6 @@ _ROWS: Final = (
     "WHERE l.id > :after AND NOT EXISTS (SELECT 1 FROM operations o WHERE o.layer = l.id AND "
     "o.verb = 'create') ORDER BY l.id LIMIT 500"
 )
-
-
-@attrs.frozen
-class Indexed:
-    """What the index says about one layer, as far as the tree can agree."""
-
-    id: str
-    link: str
-    parent: str | None
-    lower: str
-    damage: str | None
-    committed: bool
-    draining: bool
 
 
 @attrs.frozen
@@ -135,8 +123,8 @@ def _records(home: str, tree: Census, reader: Reader) -> Records:
                 parent=parent,
                 lower=_same(lower, None if found is None else found.lower),
                 damage=damage,
-                committed=bool(committed),
-                draining=bool(draining),
+                committed=committed,
+                draining=draining,
             )
         after = page[-1][0]
     owners = reader.owners()

@@ -115,10 +115,13 @@ def sync_directory(path: str) -> None:
         os.close(descriptor)
 
 
-def replace_file(path: str, content: str, *, mode: int) -> None:
-    """Put a file where readers see the old one or the new one, also after a power cut."""
+def replace_file(path: str, content: str, *, mode: int, beside: str = "") -> None:
+    """Put a file where readers see the old one or the new one, also after a power cut.
+
+    `beside`: the directory of the temporary file, where that is another one.
+    """
     directory, name = os.path.split(path)
-    temporary = f"{directory}/.{name}.{os.urandom(8).hex()}.tmp"
+    temporary = f"{beside or directory}/.{name}.{os.urandom(8).hex()}.tmp"
     try:
         write_file(temporary, content, mode=mode, synced=True)
         os.rename(temporary, path)

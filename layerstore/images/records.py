@@ -50,7 +50,6 @@ def write(home: Path, record: Record) -> None:
         if not had:
             raise Busy(f"Another import has the records in {directory}.", hint="Try again.")
         _write(home, record)
-    durable.sync_directory(os.fspath(directory))
 
 
 def _write(home: Path, record: Record) -> None:
@@ -62,15 +61,10 @@ def _write(home: Path, record: Record) -> None:
         "names": names,
         "config": record.config.decode(),
     }
-    # The temporary file lies where an open sweeps.
-    temporary = os.fspath(home / layout.OWN / f".image.{os.urandom(8).hex()}.tmp")
-    try:
-        durable.write_file(temporary, json.dumps(fields), mode=0o600, synced=True)
-        os.rename(temporary, _path(home, record.digest))
-    except BaseException:
-        if os.path.lexists(temporary):
-            os.unlink(temporary)
-        raise
+    # An open sweeps what a kill leaves there.
+    own = os.fspath(home / layout.OWN)
+    path = os.fspath(_path(home, record.digest))
+    durable.replace_file(path, json.dumps(fields), mode=0o600, beside=own)
 
 
 def _alone(home: Path) -> AbstractContextManager[bool]:
