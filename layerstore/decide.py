@@ -31,7 +31,7 @@ from layerstore.errors import (
     UnknownLayer,
 )
 from layerstore.fs import files, layout, mountinfo
-from layerstore.journal import Transaction
+from layerstore.journal import ManifestStands, Transaction
 
 UNKNOWN: Final = "unknown"
 """The holder of a mount that is there and whose holders are not known."""
@@ -185,9 +185,11 @@ def get(
     """One hold more, or the first mount; `place` says where, or what is in the way."""
     place.lost = None
     holder = wanted.holder
-    parent, is_known = _if_usable(tx, layer)
+    parent, is_known, recorded = _if_usable(tx, layer)
     place.path = layout.diff(layer) if parent is None else layout.merged(layer)
     if parent is None:
+        if recorded and not _usable(tx, layer).committed:
+            raise ManifestStands(layer, "it was held, and may be written to")
         tx.append(e.HoldTaken(layer, holder))
         return None
     mounted = mountinfo.is_mount_root(f"{home}/{layout.merged(layer)}")
@@ -203,7 +205,9 @@ def get(
         tx.append(e.HoldTaken(layer, holder))
         return None
     found = _usable(tx, layer)
-    children = tx.one(sql.COUNT_CHILDREN, id=layer)
+    read_only = found.committed or tx.one(sql.COUNT_CHILDREN, id=layer) != (0,)
+    if recorded and not read_only:
+        raise ManifestStands(layer, "it was mounted read-write")
     label = wanted.mount_label or found.mount_label
     if label:
         _require_selinux(layer, label)
@@ -214,7 +218,7 @@ def get(
         lower=found.lower,
         chain=tuple(row[0] for row in tx.all(sql.SELECT_CHAIN_IDS, id=layer)),
         holder=holder,
-        read_only=found.committed or children != (0,),
+        read_only=read_only,
         mount_label=label,
         uid=wanted.uid,
         gid=wanted.gid,
@@ -232,8 +236,9 @@ def _require_selinux(layer: str, label: str) -> None:
         )
 
 
-def _if_usable(tx: Transaction, layer: str) -> tuple[str | None, bool]:
-    """The parent of a layer that is idle and usable, and whether the index has a mount of it.
+def _if_usable(tx: Transaction, layer: str) -> tuple[str | None, bool, bool]:
+    """The parent of a layer that is idle and usable, and whether the index has a mount of it,
+    and a manifest.
 
     One query for the get that is most frequent.
     """
@@ -241,10 +246,10 @@ def _if_usable(tx: Transaction, layer: str) -> tuple[str | None, bool]:
     if row is None or row[2] is not None:
         tx.require_idle(layer)
         raise UnknownLayer(layer)
-    parent, damage, _, mounted = row
+    parent, damage, _, mounted, recorded = row
     if damage:
         raise LayerDamaged(layer, damage)
-    return parent, bool(mounted)
+    return parent, bool(mounted), bool(recorded)
 
 
 def put(tx: Transaction, layer: str, holder: str) -> e.LayerUnmountIntended | None:
@@ -310,6 +315,31 @@ def apply(
         raise LayerNotEmpty(layer)
     base = found.parent is None
     return e.LayerApplyIntended(layer, found.link, not base, base, durable)
+
+
+def record(tx: Transaction, layer: str, *, durable: bool) -> e.ManifestRecordIntended | None:
+    """The manifest of a layer that will not change; None: it has one that holds."""
+    found = _usable(tx, layer)
+    if tx.one(sql.SELECT_MANIFEST, layer=layer) is not None:
+        return None
+    committed = found.committed or tx.one(sql.COUNT_CHILDREN, id=layer) != (0,)
+    if not committed:
+        if not found.applied:
+            raise InvalidArgument(
+                f"Layer {layer} may still change: nothing was applied to it, and nothing is built "
+                "upon it.",
+                hint="A manifest is of a layer that an archive was applied to, or that has a child.",
+            )
+        held = holders(tx, layer)
+        if held or tx.one(sql.SELECT_MOUNT, layer=layer) is not None:
+            raise LayerHeld(layer, held or ("nobody that is known, and is mounted",))
+    return e.ManifestRecordIntended(
+        layer=layer,
+        link=found.link,
+        probe=found.parent is not None and (found.draining or not committed),
+        sync_content=durable and not found.durable,
+        durable=durable,
+    )
 
 
 def end_holds(tx: Transaction, layer: str, holder: str, *, reason: str) -> bool:

@@ -14,11 +14,14 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from layerstore import model as m
+from layerstore import rows
+from layerstore.db import statements as sql
 from layerstore.errors import LayerDamaged, UnknownLayer
 from layerstore.fs import layout
 
 if TYPE_CHECKING:
     from layerstore.answers import Change
+    from layerstore.db.engine import Rows
     from layerstore.fs.archive import MapIds
     from layerstore.fs.tree import Size
 
@@ -31,6 +34,20 @@ class Diffs:
 
         def layer(self, layer: str) -> m.Layer: ...
         def lower_dirs(self, layer: str) -> tuple[str, ...]: ...
+
+        def _read(self, statement: str, **parameters: object) -> Rows: ...
+
+    def manifest(self, layer: str) -> m.Manifest | None:
+        """What is recorded of the layer's content; None where nothing is, or no more."""
+        found = self.manifest_or_none(layer)
+        if found is None:
+            self.layer(layer)  # raises UnknownLayer
+        return found
+
+    def manifest_or_none(self, layer: str) -> m.Manifest | None:
+        """The same, None also for what is no layer."""
+        found = self._read(sql.SELECT_MANIFEST, layer=layer)
+        return rows.manifest(found[0]) if found else None
 
     def diff(
         self,

@@ -4,7 +4,8 @@ An operation is a triple: the intent, and one of its two outcomes. The intent ho
 that is needed to finish or undo the operation, never a list of steps: those are computed from it
 by `plan`, at the first run and at recovery alike. Events outside a triple are single transactions.
 Their tags, which rows carry, stand in `codec`; classes can be renamed, tags cannot. Those about the
-store as a whole stand in `home_events`, and are had from here all the same.
+store as a whole stand in `home_events`, those about what layers hold in `content_events`, and all of
+them are had from here all the same.
 """
 
 from __future__ import annotations
@@ -13,6 +14,13 @@ from collections.abc import Mapping
 
 import attrs
 
+from layerstore.content_events import LayerApplied as LayerApplied
+from layerstore.content_events import LayerApplyIntended as LayerApplyIntended
+from layerstore.content_events import LayerApplyUndone as LayerApplyUndone
+from layerstore.content_events import ManifestDropped as ManifestDropped
+from layerstore.content_events import ManifestRecorded as ManifestRecorded
+from layerstore.content_events import ManifestRecordIntended as ManifestRecordIntended
+from layerstore.content_events import ManifestRecordUndone as ManifestRecordUndone
 from layerstore.home_events import JournalCompacted as JournalCompacted
 from layerstore.home_events import OperationAbandoned as OperationAbandoned
 from layerstore.home_events import OperationClaimed as OperationClaimed
@@ -238,41 +246,6 @@ class TrashEmptyUndone:
     reason: str
 
 
-# --- apply --------------------------------------------------------------------------------------
-
-
-@value
-@attrs.frozen(repr=False, eq=False)
-class LayerApplyIntended:
-    """An archive is about to become the content of an empty layer."""
-
-    layer: str
-    link: str
-    probe: bool
-    """The layer can be an upper: the kernel is asked whether it is one."""
-    base: bool
-    """Nothing is below it, so that an opaque root means nothing."""
-    durable: bool
-
-
-@value
-@attrs.frozen(repr=False, eq=False)
-class LayerApplied:
-    layer: str
-    size: int
-    """Bytes of its files, hard links once."""
-    diff_id: str
-    """`sha256:<hex>` of the uncompressed archive; empty where a power cut took it."""
-    durable: bool
-
-
-@value
-@attrs.frozen(repr=False, eq=False)
-class LayerApplyUndone:
-    layer: str
-    reason: str
-
-
 # --- what the tree decides ------------------------------------------------------------------
 
 
@@ -354,6 +327,7 @@ Intent = (
     | TrashEmptyIntended
     | TreeCorrectIntended
     | LayerApplyIntended
+    | ManifestRecordIntended
 )
 Done = (
     LayerCreated
@@ -363,6 +337,7 @@ Done = (
     | TrashEmptied
     | TreeCorrected
     | LayerApplied
+    | ManifestRecorded
 )
 Undone = (
     LayerCreateUndone
@@ -372,6 +347,7 @@ Undone = (
     | TrashEmptyUndone
     | TreeCorrectUndone
     | LayerApplyUndone
+    | ManifestRecordUndone
 )
 Single = (
     StoreInitialized
@@ -388,6 +364,7 @@ Single = (
     | LayerForgotten
     | LayerIsolated
     | LayerRestored
+    | ManifestDropped
     | OwnerDied
     | OperationClaimed
     | OperationAbandoned

@@ -43,6 +43,15 @@ class InFlight(Exception):
         self.operation = operation
 
 
+class ManifestStands(Exception):
+    """A layer that is about to be writable has a manifest, which has to be dropped before that."""
+
+    def __init__(self, layer: str, reason: str) -> None:
+        super().__init__(layer)
+        self.layer = layer
+        self.reason = reason
+
+
 class Transaction:
     """What may be asked and appended inside one write transaction."""
 

@@ -276,7 +276,9 @@ def _set_aside(home: Path) -> None:
     """
     aside = home / layout.QUARANTINE / recovery.new_name()
     names = [layout.DATABASE + suffix for suffix in ("", "-wal", "-shm")]
-    for path in (home / name for name in (*names, layout.REWRITTEN, layout.ARCHIVES)):
+    for path in (
+        home / name for name in (*names, layout.REWRITTEN, layout.ARCHIVES, layout.MANIFESTS)
+    ):
         if path.exists():
             aside.mkdir(mode=layout.PRIVATE_MODE, exist_ok=True)
             path.rename(aside / path.name)

@@ -104,9 +104,10 @@ class Verb(StrEnum):
     EMPTY = "empty"
     CORRECT = "correct"
     APPLY = "apply"
+    RECORD = "record"
 
 
-TAKING_ROOM: Final = frozenset({Verb.CREATE, Verb.MOUNT, Verb.APPLY})
+TAKING_ROOM: Final = frozenset({Verb.CREATE, Verb.MOUNT, Verb.APPLY, Verb.RECORD})
 """What is kept for a full disk is not for these, but for all others, and for undoing these."""
 
 
@@ -197,6 +198,21 @@ class Mount:
     read_only: bool
     mount_id: int
     boot_id: str
+    since: datetime
+    since_seq: int
+
+
+@attrs.frozen
+class Manifest:
+    """What a layer held, file by file, was written down at `since`, and holds since then."""
+
+    layer: LayerId
+    digest: str
+    """`sha256:<hex>` of the file that says it."""
+    files: int
+    """How many files, directories and other things it tells of."""
+    bytes: int
+    """The size of that file."""
     since: datetime
     since_seq: int
 

@@ -59,6 +59,10 @@ def done(intent: e.Intent, performed: s.Performed) -> e.Done:
             return e.TreeCorrected(intent.layer)
         case e.LayerApplyIntended():
             return e.LayerApplied(intent.layer, performed.size, performed.diff_id, intent.durable)
+        case e.ManifestRecordIntended():
+            return e.ManifestRecorded(
+                intent.layer, performed.digest, performed.entries, performed.bytes
+            )
 
 
 def undone(intent: e.Intent, reason: str, *, in_use: bool) -> e.Undone:
@@ -78,6 +82,8 @@ def undone(intent: e.Intent, reason: str, *, in_use: bool) -> e.Undone:
             return e.TreeCorrectUndone(intent.layer, reason)
         case e.LayerApplyIntended():
             return e.LayerApplyUndone(intent.layer, reason)
+        case e.ManifestRecordIntended():
+            return e.ManifestRecordUndone(intent.layer, reason)
 
 
 def _create(operation: str, intent: e.LayerCreateIntended) -> Steps:
@@ -224,6 +230,7 @@ def _remove(operation: str, intent: e.LayerRemoveIntended) -> Steps:
     steps += [
         s.MoveToTrash(intent.layer, layout.trash(operation), intent.link),
         s.RemoveSymlink(layout.short_link(intent.link), layout.link_target(intent.layer)),
+        s.RemoveFile(layout.manifest(intent.layer)),
     ]
     if intent.durable:
         steps += [
@@ -290,6 +297,26 @@ def _unapply(operation: str, intent: e.LayerApplyIntended) -> Steps:
     )
 
 
+def _record(operation: str, intent: e.ManifestRecordIntended) -> Steps:
+    steps: list[s.Step] = []
+    if intent.probe:
+        steps.append(s.ProbeUpper(intent.layer, layout.staging(operation)))
+    if intent.sync_content:
+        steps.append(s.SyncFileSystem())
+    steps.append(s.MakeDirectory(layout.MANIFESTS, layout.PRIVATE_MODE))
+    if intent.durable:
+        steps.append(s.SyncDirectory(layout.OWN))
+    steps.append(s.WriteManifest(intent.layer, intent.link))
+    return tuple(steps)
+
+
+def _unrecord(operation: str, intent: e.ManifestRecordIntended) -> Steps:
+    return (
+        s.RemoveTree(layout.staging(operation)),
+        s.RemoveFile(layout.manifest(intent.layer)),
+    )
+
+
 def _nothing(operation: str, intent: Any) -> Steps:
     """There is nothing to take back: what was not done stays to be done, or was never wrong."""
     del operation, intent
@@ -304,6 +331,7 @@ _FORWARD: Final[Mapping[type[Any], Callable[[str, Any], Steps]]] = {
     e.TrashEmptyIntended: _empty,
     e.TreeCorrectIntended: _correct,
     e.LayerApplyIntended: _apply,
+    e.ManifestRecordIntended: _record,
 }
 _BACKWARD: Final[Mapping[type[Any], Callable[[str, Any], Steps]]] = {
     e.LayerCreateIntended: _uncreate,
@@ -313,4 +341,5 @@ _BACKWARD: Final[Mapping[type[Any], Callable[[str, Any], Steps]]] = {
     e.TrashEmptyIntended: _nothing,
     e.TreeCorrectIntended: _nothing,
     e.LayerApplyIntended: _unapply,
+    e.ManifestRecordIntended: _unrecord,
 }

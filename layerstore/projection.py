@@ -185,6 +185,8 @@ def _holds_ended(connection: Connection, row: RowFacts, event: e.HoldsEnded) -> 
 
 def _mount_found(connection: Connection, row: RowFacts, event: e.MountFound) -> None:
     connection.execute(sql.MOUNT_LAYER, {"id": event.layer, "read_only": int(event.read_only)})
+    if not event.read_only:  # whoever mounted it may have written to it
+        connection.execute(sql.DELETE_MANIFEST, {"layer": event.layer})
     _insert_mount(connection, row, event.layer, event.mount_id, read_only=event.read_only)
     _take(connection, row, event.layer, event.holder)
 
@@ -212,6 +214,7 @@ def _forgotten(connection: Connection, row: RowFacts, event: e.LayerForgotten) -
 def _drop(connection: Connection, layer: str) -> None:
     connection.execute(sql.END_HOLDS_ON, {"layer": layer})
     connection.execute(sql.DELETE_MOUNT, {"layer": layer})
+    connection.execute(sql.DELETE_MANIFEST, {"layer": layer})
     connection.execute(sql.DELETE_LAYER, {"id": layer})
 
 
@@ -232,6 +235,7 @@ def _remove_undone(connection: Connection, row: RowFacts, event: e.LayerRemoveUn
 def _apply_intended(connection: Connection, row: RowFacts, event: e.LayerApplyIntended) -> None:
     """A layer takes one apply in its life, also one that broke off."""
     del row
+    connection.execute(sql.DELETE_MANIFEST, {"layer": event.layer})
     connection.execute(sql.APPLYING_LAYER, {"id": event.layer})
 
 
@@ -246,6 +250,25 @@ def _applied(connection: Connection, row: RowFacts, event: e.LayerApplied) -> No
             "size": event.size,
         },
     )
+
+
+def _recorded(connection: Connection, row: RowFacts, event: e.ManifestRecorded) -> None:
+    connection.execute(
+        sql.INSERT_MANIFEST,
+        {
+            "layer": event.layer,
+            "digest": event.digest,
+            "files": event.files,
+            "bytes": event.bytes,
+            "since_at": row.at,
+            "since_seq": row.seq,
+        },
+    )
+
+
+def _dropped(connection: Connection, row: RowFacts, event: e.ManifestDropped) -> None:
+    del row
+    connection.execute(sql.DELETE_MANIFEST, {"layer": event.layer})
 
 
 def _adopted(connection: Connection, row: RowFacts, event: e.LayerAdopted) -> None:
@@ -311,6 +334,8 @@ _PROJECT: Final[Mapping[type[Any], Callable[[Connection, RowFacts, Any], None]]]
     e.TrashEmptied: _emptied,
     e.LayerApplyIntended: _apply_intended,
     e.LayerApplied: _applied,
+    e.ManifestRecorded: _recorded,
+    e.ManifestDropped: _dropped,
     e.LayerAdopted: _adopted,
     e.LayerForgotten: _forgotten,
     e.LayerIsolated: _isolated,

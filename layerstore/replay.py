@@ -19,6 +19,7 @@ FOLDED = {
     "holds": "SELECT * FROM holds ORDER BY layer, holder",
     "mounts": "SELECT * FROM mounts ORDER BY layer",
     "operations": "SELECT * FROM operations ORDER BY id",
+    "manifests": "SELECT * FROM manifests ORDER BY layer",
     "projects": "SELECT * FROM projects ORDER BY id",
 }
 """The tables that are nothing but folded events."""

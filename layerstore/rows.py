@@ -19,6 +19,7 @@ _STATES: Final = {
     m.Verb.REMOVE: m.LayerState.REMOVING,
     m.Verb.CORRECT: m.LayerState.READY,
     m.Verb.APPLY: m.LayerState.APPLYING,
+    m.Verb.RECORD: m.LayerState.READY,
 }
 
 
@@ -103,6 +104,13 @@ def mount(row: Row) -> m.Mount:
         since=m.from_micros(value["since_at"]),
         since_seq=value["since_seq"],
     )
+
+
+def manifest(row: Row) -> m.Manifest:
+    """A row of MANIFESTS_COLUMNS."""
+    value = dict(zip(sql.MANIFESTS_COLUMNS, row, strict=True))
+    since = m.from_micros(value.pop("since_at"))
+    return m.Manifest(**value, since=since)
 
 
 def operation(row: Row) -> m.Operation:

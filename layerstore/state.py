@@ -35,6 +35,7 @@ TRIPLES: Final[Mapping[Verb, Triple]] = {
     Verb.EMPTY: Triple(e.TrashEmptyIntended, e.TrashEmptied, e.TrashEmptyUndone),
     Verb.CORRECT: Triple(e.TreeCorrectIntended, e.TreeCorrected, e.TreeCorrectUndone),
     Verb.APPLY: Triple(e.LayerApplyIntended, e.LayerApplied, e.LayerApplyUndone),
+    Verb.RECORD: Triple(e.ManifestRecordIntended, e.ManifestRecorded, e.ManifestRecordUndone),
 }
 VERB_OF_INTENT: Final = {triple.intended: verb for verb, triple in TRIPLES.items()}
 OUTCOMES: Final = {
@@ -75,6 +76,8 @@ RECOVERY: Final[Mapping[Verb, Callable[[Evidence], Rule]]] = {
     Verb.CORRECT: lambda _: Rule.REDO,
     # The stream is gone with its process: what was not whole by then never will be.
     Verb.APPLY: lambda seen: Rule.REDO if seen.applied else Rule.UNDO,
+    # Nobody was told that it is written down.
+    Verb.RECORD: lambda _: Rule.UNDO,
 }
 
 

@@ -31,9 +31,10 @@ from layerstore.journal import Transaction
 from layerstore.keeping import Keeping
 from layerstore.outside import Outside
 from layerstore.reader import Reader
+from layerstore.recording import Recording
 
 
-class Store(compaction.Compacting, Keeping, Applying, Outside):
+class Store(compaction.Compacting, Keeping, Applying, Recording, Outside):
     """A store, opened to work with it; also everything that a Reader answers.
 
     Safe to use from many threads; not in a forked child, which opens it anew.

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 
 from layerstore import events as e
+from layerstore import manifests, recovery
 from layerstore import model as m
-from layerstore import recovery
 from layerstore.errors import Busy, LayerstoreError
-from layerstore.journal import InFlight
+from layerstore.journal import InFlight, ManifestStands
 from layerstore.recovery import Hands
 
 _LONGEST_PAUSE = 0.05
@@ -38,6 +38,8 @@ def operate(
         while True:
             try:
                 return recovery.run(hands, decision, last=last)
+            except ManifestStands as met:
+                manifests.drop(hands, met.layer, met.reason)
             except InFlight as blocked:
                 if _settle_if_left(hands, blocked.operation):
                     continue

@@ -36,6 +36,7 @@ from layerstore.db.schema import (
     events,
     holds,
     layers,
+    manifests,
     meta,
     mounts,
     operations,
@@ -169,9 +170,17 @@ STATEMENTS: dict[str, Any] = {
     .select_from(layers_with_verb)
     .where(layers.c.id == B("id")),
     "SELECT_USE": select(
-        layers.c.parent, layers.c.damage, operations.c.verb, mounts.c.layer.is_not(None)
+        layers.c.parent,
+        layers.c.damage,
+        operations.c.verb,
+        mounts.c.layer.is_not(None),
+        manifests.c.layer.is_not(None),
     )
-    .select_from(layers_with_verb.outerjoin(mounts, mounts.c.layer == layers.c.id))
+    .select_from(
+        layers_with_verb.outerjoin(mounts, mounts.c.layer == layers.c.id).outerjoin(
+            manifests, manifests.c.layer == layers.c.id
+        )
+    )
     .where(layers.c.id == B("id")),
     # What a put has to know: one query, because most puts only count.
     "SELECT_HELD": select(operations.c.verb, holds.c.count, mounts.c.read_only, all_holds)
@@ -295,6 +304,14 @@ STATEMENTS: dict[str, Any] = {
     "SELECT_UNHELD_MOUNTS": select(*mounts.c)
     .where(not_(exists().where(holds.c.layer == mounts.c.layer)))
     .order_by(mounts.c.layer),
+    # manifests
+    "INSERT_MANIFEST": _insert(manifests, *_columns(manifests)),
+    "DELETE_MANIFEST": delete(manifests).where(manifests.c.layer == B("layer")),
+    "SELECT_MANIFEST": select(*manifests.c).where(manifests.c.layer == B("layer")),
+    "SELECT_MANIFESTS": select(*manifests.c)
+    .where(manifests.c.layer > B("after"))
+    .order_by(manifests.c.layer)
+    .limit(B("page")),
     # projects
     "INSERT_PROJECT": _insert(projects, *_columns(projects)),
     "SELECT_PROJECT": select(*projects.c).where(projects.c.layer == B("layer")),

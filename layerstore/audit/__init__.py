@@ -11,7 +11,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +20,7 @@ import attrs
 from layerstore import description
 from layerstore import model as m
 from layerstore.audit import archives as archived
+from layerstore.audit import content as contents
 from layerstore.audit import (
     foreign,
     layers,
@@ -70,20 +71,24 @@ def audit(
     home: str | os.PathLike[str],
     *,
     archives: bool = False,
+    content: bool = False,
+    only: Iterable[str] = (),
     any_tree: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Compare the views of the store at `home`. Raises NoStore, SchemaTooNew; OSError where it may
     not look.
 
-    `archives`: read and fold each archive of the journal, too, and not only the names of them.
+    `content`: read everything that layers hold, and compare it with what was recorded of it; `only`:
+    of these layers alone. `archives`: read and fold each archive of the journal, too, and not only the names of them.
     `any_tree`: take a tree without a store of ours, too, such as Docker's. `progress` is told how
     far it is: (what, done, of how many).
     """
     path = Path(home).resolve()
     if os.path.isdir(path / layout.OWN):
         try:
-            return _audit_store(path, archives=archives, progress=progress)
+            report = _audit_store(path, archives=archives, progress=progress)
+            return _with_content(path, report, only, progress) if content else report
         except StoreDamaged as error:  # it could be opened, and then not be read
             view = look(os.fspath(path), None)
             damaged = finding("damaged-database", error.message, path=f"{path}/{layout.DATABASE}")
@@ -110,6 +115,23 @@ def _audit_store(home: Path, *, archives: bool, progress: Progress | None) -> Re
             view = look(os.fspath(home), reader)
             found = _confirmed(found, [*trouble, *_judge(view, archives), *folded])
         return _report(view, found, "layerstore")
+
+
+def _with_content(
+    home: Path, report: Report, only: Iterable[str], progress: Progress | None
+) -> Report:
+    """The report, with what differs from manifests. Where there are no records there are none."""
+    checked = dict(report.checked)
+    with contextlib.ExitStack() as stack:
+        reader, _, _ = _records_of(home, stack)
+        found = (
+            []
+            if reader is None
+            else list(contents.check(os.fspath(home), reader, only, progress, checked))
+        )
+        view = look(os.fspath(home), reader) if found else None
+        more = [] if view is None else weight.weighed(view, found)
+        return attrs.evolve(report, findings=_sorted([*report.findings, *more]), checked=checked)
 
 
 def _records_of(
@@ -142,6 +164,7 @@ def _judge(view: View, archives: bool) -> Iterator[m.Finding]:
     if view.records is not None:
         yield from records.check(view)
         yield from archived.check(view, whole=archives)
+        yield from contents.listed(view)
     yield from links.check(view)
     yield from layers.check(view)
     yield from mounts.check(view)
@@ -187,12 +210,25 @@ def _confirmed(before: list[m.Finding], now: list[m.Finding]) -> list[m.Finding]
     return [item for item in now if (item.code, item.layer, item.path) in seen]
 
 
+def _sorted(found: Iterable[m.Finding]) -> tuple[m.Finding, ...]:
+    """The worst first; that the records look lost before everything."""
+    return tuple(
+        sorted(
+            found,
+            key=lambda item: (
+                item.code != "lost-metadata",
+                _ORDER[item.severity],
+                item.code,
+                item.layer or "",
+                item.path or "",
+            ),
+        )
+    )
+
+
 def _report(view: View, found: list[m.Finding], kind: str) -> Report:
     first = lost.check(view, found)
-    every = list(dict.fromkeys(found))
-    every.sort(
-        key=lambda item: (_ORDER[item.severity], item.code, item.layer or "", item.path or "")
-    )
+    every = list(_sorted(dict.fromkeys(found)))
     if first is not None:
         every.insert(0, first)
     checked = {"layers": len(view.tree.layers), "links": len(view.tree.links)}

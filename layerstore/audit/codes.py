@@ -65,6 +65,7 @@ REPAIRS: Final = {
         Repair("quarantine", "sets it aside, with a note saying why", destroys=True),
         Repair("set-mode", "gives back owner and mode"),
         Repair("unmount", "unmounts it"),
+        Repair("drop-manifest", "forgets what a layer held", "layerstore manifest --drop ID"),
     )
 }
 """Every repair, also planned ones: an empty `command` says that it does not exist yet."""
@@ -246,6 +247,33 @@ _ALL: Final = [
         ("unheld-mount", "a layer is mounted and nobody holds it", "settle"),
         ("mount-of-removed-layer", "a mount is on a layer that is gone", "unmount"),
         ("kept-mount", "a mount that ended here lives on in another mount namespace", ""),
+    ),
+    # --- content, where it is asked for
+    *_codes(
+        _DAMAGE,
+        ("content-missing", "files of a layer are gone", ""),
+        ("content-short", "files of a layer are shorter than they were", ""),
+        ("content-zeroed", "files of a layer have nothing but zeros", ""),
+        ("content-changed", "files of a layer have other content, or are of another kind", ""),
+        ("content-metadata", "files of a layer have another mode, owner, time or xattr", ""),
+        ("content-extra", "files are in a layer that it did not have", ""),
+        ("content-unreadable", "files of a layer cannot be read: a bad disk, perhaps", ""),
+    ),
+    *_codes(
+        _DRIFT,
+        (
+            "lost-manifest",
+            "what a layer held was recorded, and that record is gone or damaged",
+            "drop-manifest",
+        ),
+    ),
+    *_codes(
+        _NOTE,
+        (
+            "unrecorded-manifest",
+            "a manifest that the index does not know: it counts for nothing",
+            "",
+        ),
     ),
     *_codes(_NOTE, ("mounted-elsewhere", "a layer is mounted in another mount namespace", "")),
 ]

@@ -30,6 +30,7 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "mount": ("mounts", "Mount a layer and print the path."),
         "umount": ("mounts", "Give a hold back; the last one unmounts."),
         "rm": ("lifecycle", "Remove layers."),
+        "manifest": ("manifest", "Record what layers hold, for audits."),
     },
     "Questions": {
         "ls": ("show", "List the layers."),

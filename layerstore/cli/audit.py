@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from itertools import groupby
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from layerstore.cli import exits
-from layerstore.cli.app import App, Command, pass_app
+from layerstore.cli.app import LAYER, App, Command, pass_app, resolve
 from layerstore.cli.output import many, size
 from layerstore.errors import LayerstoreError
 from layerstore.model import Finding, Severity
@@ -35,9 +36,25 @@ _WORDS: Final = {
 @click.command("audit", cls=Command)
 @click.argument("path", required=False, type=click.Path(path_type=str))
 @click.option("--archives", is_flag=True, help="Read and fold the journal's archives whole, too.")
+@click.option("--content", is_flag=True, help="Read all files, and compare them with manifests.")
+@click.option(
+    "--layer",
+    "layers",
+    metavar="ID",
+    multiple=True,
+    help="With --content, read only this layer's files; may be repeated.",
+    **LAYER,
+)
 @pass_app
 @click.pass_context
-def audit_command(ctx: click.Context, app: App, path: str | None, archives: bool) -> None:
+def audit_command(
+    ctx: click.Context,
+    app: App,
+    path: str | None,
+    archives: bool,
+    content: bool,
+    layers: tuple[str, ...],
+) -> None:
     """Compare journal, index, tree and mount table. Changes nothing.
 
     PATH is a store, or any overlay2 tree without one: Docker's data-root/overlay2, podman's
@@ -51,7 +68,14 @@ def audit_command(ctx: click.Context, app: App, path: str | None, archives: bool
     home = path if path is not None else app.settings.home
     try:
         with _Bar(app) as bar:
-            report = audit(home, archives=archives, any_tree=path is not None, progress=bar.told)
+            report = audit(
+                home,
+                archives=archives,
+                content=content or bool(layers),
+                only=_resolved(home, layers),
+                any_tree=path is not None,
+                progress=bar.told,
+            )
     except LayerstoreError as error:
         app.fail(error, exit_code=exits.NOT_AUDITED)
         ctx.exit(exits.NOT_AUDITED)
@@ -72,6 +96,16 @@ def audit_command(ctx: click.Context, app: App, path: str | None, archives: bool
     else:
         _tell(app, report)
     ctx.exit(0 if report.clean else exits.FINDINGS)
+
+
+def _resolved(home: str | os.PathLike[str], layers: tuple[str, ...]) -> list[str]:
+    """The layers that are meant, where any are named."""
+    if not layers:
+        return []
+    from layerstore.reader import Reader
+
+    with Reader.open(home) as reader:
+        return [resolve(reader, layer) for layer in layers]
 
 
 def _counts(report: Report) -> dict[str, int]:

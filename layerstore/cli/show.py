@@ -16,7 +16,7 @@ import click
 from layerstore.cli.app import LAYER, App, Command, pass_app, resolve
 from layerstore.cli.output import age, many, pairs, size, when
 from layerstore.fs import layout
-from layerstore.model import Hold, Layer, LayerState, Mount
+from layerstore.model import Hold, Layer, LayerState, Manifest, Mount
 
 if TYPE_CHECKING:
     from layerstore.answers import Quota
@@ -146,6 +146,7 @@ def inspect_command(app: App, id: str) -> None:  # noqa: A002
         removal = reader.removal_effect(layer.id)
         quota = _quota(reader, layer.id)
         images = _images(reader, layer.id)
+        manifest = reader.manifest(layer.id)
     if app.out.json:
         app.out.document(
             layer=layer,
@@ -157,6 +158,7 @@ def inspect_command(app: App, id: str) -> None:  # noqa: A002
             removal=removal,
             quota=quota,
             images=[{"config_digest": digest, "names": names} for digest, names in images],
+            manifest=manifest,
         )
         return
     blocked = "\n".join(removal.blocked_by)
@@ -176,6 +178,7 @@ def inspect_command(app: App, id: str) -> None:  # noqa: A002
         ("Quota", _limit(quota)),
         ("Content", "on disk" if layer.durable else "not known to be on disk"),
         ("Archive", _archive(layer)),
+        ("Manifest", _manifest(manifest)),
         ("Image", "\n".join(f"{', '.join(names)} {digest}".strip() for digest, names in images)),
         *((key, value.replace(":", "\n")) for key, value in paths.items()),
         ("Mounted", _mounted(mount)),
@@ -232,6 +235,13 @@ def _archive(layer: Layer) -> str:
     if layer.diff_id is not None:
         return f"{layer.diff_id} ({size(layer.size or 0)})"
     return "one whose digest is not known, or one that broke off" if layer.applied else ""
+
+
+def _manifest(manifest: Manifest | None) -> str:
+    """What is recorded of its content."""
+    if manifest is None:
+        return ""
+    return f"{many(manifest.files, 'entry', 'entries')}, recorded {when(manifest.since)}"
 
 
 @click.command("lowers", cls=Command)

@@ -19,7 +19,7 @@ from sqlalchemy import (
     text,
 )
 
-REVISION: Final = "0004"
+REVISION: Final = "0005"
 """The revision of these tables: the head of `migrations`."""
 
 metadata = MetaData(
@@ -147,5 +147,17 @@ projects = Table(
     # Not a foreign key: it stays until the files are gone, by the name that they have in the trash.
     Column("layer", Text, nullable=False, unique=True),
     Column("size", Integer, nullable=False),
+    Column("since_seq", Integer, nullable=False),
+)
+
+manifests = Table(
+    # What a layer held is in a file; here is what that file has to be.
+    "manifests",
+    metadata,
+    Column("layer", Text, ForeignKey("layers.id"), primary_key=True, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("files", Integer, nullable=False),
+    Column("bytes", Integer, nullable=False),
+    Column("since_at", Integer, nullable=False),
     Column("since_seq", Integer, nullable=False),
 )

@@ -5,7 +5,7 @@ SQLAlchemy Core compiled these once, so that neither a verb nor a query imports 
 
 from typing import Final
 
-REVISION: Final = "0004"
+REVISION: Final = "0005"
 CREATE: Final = (
     'CREATE TABLE events ( seq INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, epoch TEXT NOT NULL, operation TEXT, owner TEXT NOT NULL, boot_id TEXT NOT NULL, at INTEGER NOT NULL, kind TEXT NOT NULL, layer TEXT, data TEXT NOT NULL )',
     'CREATE INDEX ix_events_layer ON events (layer, seq)',
@@ -19,6 +19,7 @@ CREATE: Final = (
     'CREATE TABLE snapshots ( part INTEGER NOT NULL, seq INTEGER NOT NULL, of_table TEXT NOT NULL, fields TEXT NOT NULL, content TEXT NOT NULL, CONSTRAINT pk_snapshots PRIMARY KEY (part) )',
     'CREATE TABLE holds ( layer TEXT NOT NULL, holder TEXT NOT NULL, count INTEGER NOT NULL, owner TEXT NOT NULL, since_at INTEGER NOT NULL, since_seq INTEGER NOT NULL, CONSTRAINT pk_holds PRIMARY KEY (layer, holder), CONSTRAINT fk_holds_layer FOREIGN KEY(layer) REFERENCES layers (id) )',
     'CREATE INDEX ix_holds_holder ON holds (holder)',
+    'CREATE TABLE manifests ( layer TEXT NOT NULL, digest TEXT NOT NULL, files INTEGER NOT NULL, bytes INTEGER NOT NULL, since_at INTEGER NOT NULL, since_seq INTEGER NOT NULL, CONSTRAINT pk_manifests PRIMARY KEY (layer), CONSTRAINT fk_manifests_layer FOREIGN KEY(layer) REFERENCES layers (id) )',
     'CREATE TABLE mounts ( layer TEXT NOT NULL, read_only INTEGER NOT NULL, mount_id INTEGER NOT NULL, boot_id TEXT NOT NULL, since_at INTEGER NOT NULL, since_seq INTEGER NOT NULL, CONSTRAINT pk_mounts PRIMARY KEY (layer), CONSTRAINT fk_mounts_layer FOREIGN KEY(layer) REFERENCES layers (id) )',
 )
 EVENTS_COLUMNS: Final = ('seq', 'epoch', 'operation', 'owner', 'boot_id', 'at', 'kind', 'layer', 'data')
@@ -29,6 +30,7 @@ OWNERS_COLUMNS: Final = ('id', 'pid', 'started', 'boot_id', 'mount_id', 'command
 PROJECTS_COLUMNS: Final = ('id', 'layer', 'size', 'since_seq')
 SNAPSHOTS_COLUMNS: Final = ('part', 'seq', 'of_table', 'fields', 'content')
 HOLDS_COLUMNS: Final = ('layer', 'holder', 'count', 'owner', 'since_at', 'since_seq')
+MANIFESTS_COLUMNS: Final = ('layer', 'digest', 'files', 'bytes', 'since_at', 'since_seq')
 MOUNTS_COLUMNS: Final = ('layer', 'read_only', 'mount_id', 'boot_id', 'since_at', 'since_seq')
 LAYER_COLUMNS: Final = ('id', 'link', 'parent', 'lower', 'depth', 'read_write', 'committed', 'labels', 'storage_options', 'mount_label', 'created_at', 'created_seq', 'durable', 'used', 'draining', 'damage', 'applied', 'diff_id', 'size', 'verb')
 HOLD_COLUMNS: Final = ('layer', 'holder', 'count', 'owner', 'since_at', 'since_seq', 'pid', 'started', 'boot_id', 'mount_id', 'command', 'opened_at', 'closed_at')
@@ -66,7 +68,7 @@ SELECT_OPERATION_OF: Final = 'SELECT operations.id FROM operations WHERE operati
 SELECT_OPERATIONS: Final = 'SELECT operations.id, operations.verb, operations.layer, operations.owner, operations.intent_seq, operations.started_at, operations.abandoned FROM operations ORDER BY operations.intent_seq'
 INSERT_LAYER: Final = 'INSERT INTO layers (id, link, parent, lower, depth, read_write, committed, labels, storage_options, mount_label, created_at, created_seq, durable, used, draining, damage, applied, diff_id, size) VALUES (:id, :link, :parent, :lower, :depth, :read_write, :committed, :labels, :storage_options, :mount_label, :created_at, :created_seq, :durable, :used, :draining, :damage, :applied, :diff_id, :size)'
 SELECT_LAYER: Final = 'SELECT layers.id, layers.link, layers.parent, layers.lower, layers.depth, layers.read_write, layers.committed, layers.labels, layers.storage_options, layers.mount_label, layers.created_at, layers.created_seq, layers.durable, layers.used, layers.draining, layers.damage, layers.applied, layers.diff_id, layers.size, operations.verb FROM layers LEFT OUTER JOIN operations ON operations.layer = layers.id WHERE layers.id = :id'
-SELECT_USE: Final = 'SELECT layers.parent, layers.damage, operations.verb, mounts.layer IS NOT NULL AS anon_1 FROM layers LEFT OUTER JOIN operations ON operations.layer = layers.id LEFT OUTER JOIN mounts ON mounts.layer = layers.id WHERE layers.id = :id'
+SELECT_USE: Final = 'SELECT layers.parent, layers.damage, operations.verb, mounts.layer IS NOT NULL AS anon_1, manifests.layer IS NOT NULL AS anon_2 FROM layers LEFT OUTER JOIN operations ON operations.layer = layers.id LEFT OUTER JOIN mounts ON mounts.layer = layers.id LEFT OUTER JOIN manifests ON manifests.layer = layers.id WHERE layers.id = :id'
 SELECT_HELD: Final = 'SELECT operations.verb, holds.count, mounts.read_only, (SELECT sum(others.count) AS sum_1 FROM holds AS others WHERE others.layer = layers.id) AS anon_1 FROM layers LEFT OUTER JOIN operations ON operations.layer = layers.id LEFT OUTER JOIN mounts ON mounts.layer = layers.id LEFT OUTER JOIN holds ON holds.layer = layers.id AND holds.holder = :holder WHERE layers.id = :id'
 SELECT_LOWER: Final = 'SELECT layers.lower, operations.verb FROM layers LEFT OUTER JOIN operations ON operations.layer = layers.id WHERE layers.id = :id'
 SELECT_LAYER_BY_LINK: Final = 'SELECT layers.id, layers.link, layers.parent, layers.lower, layers.depth, layers.read_write, layers.committed, layers.labels, layers.storage_options, layers.mount_label, layers.created_at, layers.created_seq, layers.durable, layers.used, layers.draining, layers.damage, layers.applied, layers.diff_id, layers.size, operations.verb FROM layers LEFT OUTER JOIN operations ON operations.layer = layers.id WHERE layers.link = :link'
@@ -106,6 +108,10 @@ SELECT_MOUNT: Final = 'SELECT mounts.layer, mounts.read_only, mounts.mount_id, m
 SELECT_MOUNTS: Final = 'SELECT mounts.layer, mounts.read_only, mounts.mount_id, mounts.boot_id, mounts.since_at, mounts.since_seq FROM mounts ORDER BY mounts.layer'
 COUNT_MOUNTS: Final = 'SELECT count(*) AS count_1 FROM mounts'
 SELECT_UNHELD_MOUNTS: Final = 'SELECT mounts.layer, mounts.read_only, mounts.mount_id, mounts.boot_id, mounts.since_at, mounts.since_seq FROM mounts WHERE NOT (EXISTS (SELECT * FROM holds WHERE holds.layer = mounts.layer)) ORDER BY mounts.layer'
+INSERT_MANIFEST: Final = 'INSERT INTO manifests (layer, digest, files, bytes, since_at, since_seq) VALUES (:layer, :digest, :files, :bytes, :since_at, :since_seq)'
+DELETE_MANIFEST: Final = 'DELETE FROM manifests WHERE manifests.layer = :layer'
+SELECT_MANIFEST: Final = 'SELECT manifests.layer, manifests.digest, manifests.files, manifests.bytes, manifests.since_at, manifests.since_seq FROM manifests WHERE manifests.layer = :layer'
+SELECT_MANIFESTS: Final = 'SELECT manifests.layer, manifests.digest, manifests.files, manifests.bytes, manifests.since_at, manifests.since_seq FROM manifests WHERE manifests.layer > :after ORDER BY manifests.layer LIMIT :page OFFSET 0'
 INSERT_PROJECT: Final = 'INSERT INTO projects (id, layer, size, since_seq) VALUES (:id, :layer, :size, :since_seq)'
 SELECT_PROJECT: Final = 'SELECT projects.id, projects.layer, projects.size, projects.since_seq FROM projects WHERE projects.layer = :layer'
 SELECT_PROJECT_BY_ID: Final = 'SELECT projects.id, projects.layer, projects.size, projects.since_seq FROM projects WHERE projects.id = :id'

@@ -22,6 +22,7 @@
         ├── trash/<operation>/            what a remove has renamed away
         ├── quarantine/<operation>/<name> what was set aside, with a note saying why
         ├── ballast/<number>              room that is given back when the disk is full
+        ├── manifests/<id>               what a layer held when it was recorded
         ├── images/<digest>.json          configs and names of images that were imported
         ├── suspect                       only after an I/O error: the journal is to be written anew
         └── owners/<owner>.lock           held by flock for the life of the process
@@ -55,6 +56,7 @@ QUARANTINE: Final = f"{OWN}/quarantine"
 OWNERS: Final = f"{OWN}/owners"
 BALLAST: Final = f"{OWN}/ballast"
 IMAGES: Final = f"{OWN}/images"
+MANIFESTS: Final = f"{OWN}/manifests"
 SUSPECT: Final = f"{OWN}/suspect"
 REWRITTEN: Final = f"{OWN}/journal.db.rewritten"
 """The journal written anew, whole, from the moment when it has this name until it replaces the old."""
@@ -122,6 +124,11 @@ def trash(operation: str) -> str:
 
 def quarantine(operation: str) -> str:
     return f"{QUARANTINE}/{operation}"
+
+
+def manifest(layer: str) -> str:
+    """Where it is written down what a layer holds; it counts if a row tells of it."""
+    return f"{MANIFESTS}/{layer}"
 
 
 def owner_lock(owner: str) -> str:

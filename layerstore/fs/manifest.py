@@ -1,8 +1,9 @@
 """Owns what a layer's directory holds, file by file, as a text that can be kept, and the comparison with
-it later; it must not decide when it is taken or where it is kept, nor write to the layer.
+it later; it must not decide when it is taken or where it is kept, nor change the layer.
 
 A manifest is JSON lines, compressed with zstd: one for each file, in the order of their names, a
-directory before what is in it. Of regular files it has the sha256 of the content.
+directory before what is in it. Of regular files it has the sha256 of the content. The same files give
+the same bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, Final
 
 import attrs
 
-from layerstore.fs import whiteout
+from layerstore.fs import durable, whiteout
 from layerstore.fs.archive.source import zstd
 from layerstore.fs.tree import Descent
 
@@ -33,6 +34,8 @@ class Difference(StrEnum):
     SHORT = "short"
     ZEROED = "zeroed"
     CHANGED = "changed"
+    METADATA = "metadata"
+    UNREADABLE = "unreadable"
 
 
 @attrs.frozen
@@ -44,7 +47,7 @@ class Finding:
     what: tuple[str, ...] = ()
 
 
-@attrs.frozen
+@attrs.define(slots=True)
 class Held:
     """One file. `kind`: the file type bits of its mode; `link`: where a symbolic link leads."""
 
@@ -61,13 +64,31 @@ class Held:
     xattrs: tuple[tuple[str, str], ...] = ()
     zeros: bool = attrs.field(default=False, eq=False)
     """Whether it has content, and that is nothing but zeros; not kept."""
+    error: str = attrs.field(default="", eq=False)
+    """Why it could not be read; not kept."""
 
 
-def take(directory: str) -> Iterator[Held]:
-    """What is below a directory, read now. OSError where it cannot be read."""
-    top = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+@attrs.frozen
+class Written:
+    """A manifest that was put in place; `digest` is `sha256:<hex>` of its bytes."""
+
+    digest: str
+    files: int
+    bytes: int
+
+
+# --- taken --------------------------------------------------------------------------------------
+
+
+def take(directory: str, *, tolerate: bool = False) -> Iterator[Held]:
+    """What is below a directory, read now, without a trace where the kernel allows that.
+
+    OSError where it cannot be read; `tolerate`: for a file that cannot, only `error` says so.
+    """
+    top = _open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    known: dict[tuple[int, int], tuple[str, bool]] = {}
     try:
-        with Descent(top) as way:
+        with Descent(top, quiet=True) as way:
             way.down(".")
             stack = [("", _names(way.fd))]
             while stack:
@@ -77,7 +98,7 @@ def take(directory: str) -> Iterator[Held]:
                     stack.pop()
                     continue
                 name = names.pop()
-                held = _look(way.fd, name, path + name)
+                held = _look(way.fd, name, path + name, known, tolerate)
                 yield held
                 if held.kind == stat.S_IFDIR:
                     way.down(name)
@@ -90,12 +111,33 @@ def _names(descriptor: int) -> list[str]:
     return sorted(os.listdir(descriptor), key=os.fsencode, reverse=True)
 
 
-def _look(dir_fd: int, name: str, path: str) -> Held:
-    place = whiteout.at(dir_fd, os.fsencode(name))
+def _look(
+    dir_fd: int,
+    name: str,
+    path: str,
+    known: dict[tuple[int, int], tuple[str, bool]],
+    tolerate: bool,
+) -> Held:
     status = os.lstat(name, dir_fd=dir_fd)
-    kind, digest, zeros = stat.S_IFMT(status.st_mode), "", False
-    if kind == stat.S_IFREG:
-        digest, zeros = _content(dir_fd, name)
+    kind, digest, zeros, error = stat.S_IFMT(status.st_mode), "", False, ""
+    link = ""
+    xattrs: tuple[tuple[str, str], ...] = ()
+    try:
+        if kind == stat.S_IFREG:
+            key = (status.st_dev, status.st_ino)
+            if status.st_nlink < 2 or key not in known:
+                digest, zeros = _content(dir_fd, name)
+                if status.st_nlink > 1:  # each name of it says the same
+                    known[key] = (digest, zeros)
+            else:
+                digest, zeros = known[key]
+        elif kind == stat.S_IFLNK:
+            link = os.readlink(name, dir_fd=dir_fd)
+        xattrs = _xattrs(whiteout.at(dir_fd, os.fsencode(name)))
+    except OSError as failed:
+        if not tolerate:
+            raise
+        error = failed.strerror or str(failed)
     return Held(
         path=path,
         kind=kind,
@@ -105,21 +147,30 @@ def _look(dir_fd: int, name: str, path: str) -> Held:
         size=0 if kind == stat.S_IFDIR else status.st_size,  # which depends on the file system
         mtime_ns=status.st_mtime_ns,
         sha256=digest,
-        link=os.readlink(name, dir_fd=dir_fd) if kind == stat.S_IFLNK else "",
+        link=link,
         device=status.st_rdev,
-        xattrs=tuple((x, (whiteout.get(place, x) or b"").hex()) for x in sorted(_xattrs(place))),
+        xattrs=xattrs,
         zeros=zeros,
+        error=error,
     )
 
 
-def _xattrs(place: bytes) -> Iterable[str]:
+def _xattrs(place: bytes) -> tuple[tuple[str, str], ...]:
     """The content's own, and overlayfs's marks of it; not what security modules keep there."""
-    ours = (whiteout.TRUSTED, whiteout.USER)
-    return (x for x in whiteout.names(place) if whiteout.is_kept(x) or x.startswith(ours))
+    ours = (f"{whiteout.TRUSTED}opaque", f"{whiteout.USER}opaque")
+    names = sorted(x for x in whiteout.names(place) if whiteout.is_kept(x) or x in ours)
+    return tuple((x, (whiteout.get(place, x) or b"").hex()) for x in names)
+
+
+def _open(path: str, flags: int, dir_fd: int | None = None) -> int:
+    try:
+        return os.open(path, flags | os.O_NOATIME, dir_fd=dir_fd)
+    except PermissionError:
+        return os.open(path, flags, dir_fd=dir_fd)
 
 
 def _content(dir_fd: int, name: str) -> tuple[str, bool]:
-    descriptor = os.open(name, _READ, dir_fd=dir_fd)
+    descriptor = _open(name, _READ, dir_fd)
     try:
         digest, zeros, empty = hashlib.sha256(), True, True
         while chunk := os.read(descriptor, _CHUNK):
@@ -131,20 +182,68 @@ def _content(dir_fd: int, name: str) -> tuple[str, bool]:
     return digest.hexdigest(), zeros and not empty
 
 
-# --- as a text --------------------------------------------------------------------------------
+# --- as a text ----------------------------------------------------------------------------------
 
-_FIELDS: Final = tuple(field.name for field in attrs.fields(Held) if field.name != "zeros")
+_FIELDS: Final = tuple(
+    field.name for field in attrs.fields(Held) if field.name not in ("zeros", "error")
+)
+
+
+def pieces(held: Iterable[Held]) -> Iterator[bytes]:
+    """The manifest of these files, in their order, piece by piece."""
+    compressor = zstd().ZstdCompressor()
+    yield compressor.compress(b'{"layerstore manifest": %d}\n' % VERSION)
+    encode = json.JSONEncoder(separators=(",", ":")).encode
+    for entry in held:
+        values = [getattr(entry, field) for field in _FIELDS]
+        yield compressor.compress(encode(values).encode() + b"\n")
+    yield compressor.flush()
 
 
 def dump(held: Iterable[Held]) -> bytes:
-    """The manifest of these files, in their order."""
-    compressor = zstd().ZstdCompressor()
-    parts = [compressor.compress(b'{"layerstore manifest": %d}\n' % VERSION)]
-    for entry in held:
-        values = [getattr(entry, field) for field in _FIELDS]
-        parts.append(compressor.compress(json.dumps(values).encode() + b"\n"))
-    parts.append(compressor.flush())
-    return b"".join(parts)
+    """The same, whole."""
+    return b"".join(pieces(held))
+
+
+def write(directory: str, path: str) -> Written:
+    """Take the manifest of a directory and put it at a path, whole and synced. OSError, SyncFailed."""
+    above, name = os.path.split(path)
+    # Killed in the middle it lies where an open sweeps such names.
+    temporary = f"{os.path.dirname(above)}/.{name}.{os.urandom(8).hex()}.tmp"
+    digest, count, size = hashlib.sha256(), 0, 0
+
+    def counted() -> Iterator[Held]:
+        nonlocal count
+        for entry in take(directory):
+            count += 1
+            yield entry
+
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            with open(descriptor, "wb", closefd=False) as file:
+                for piece in pieces(counted()):
+                    digest.update(piece)
+                    size += file.write(piece)
+            durable.sync(descriptor, temporary)
+        finally:
+            os.close(descriptor)
+        os.rename(temporary, path)
+    except BaseException:
+        if os.path.lexists(temporary):
+            os.unlink(temporary)
+        raise
+    durable.sync_directory(above)
+    return Written(f"sha256:{digest.hexdigest()}", count, size)
+
+
+def read(path: str, digest: str) -> Iterator[Held]:
+    """The files of a manifest that was written; ValueError unless it has this digest. OSError."""
+    with open(_open(path, _READ), "rb") as file:
+        content = file.read()
+    if f"sha256:{hashlib.sha256(content).hexdigest()}" != digest:
+        raise ValueError("the manifest is not the one that was recorded")
+    return load(content)
 
 
 def load(manifest: bytes) -> Iterator[Held]:
@@ -154,7 +253,7 @@ def load(manifest: bytes) -> Iterator[Held]:
         lines = library.decompress(manifest).splitlines()
         head: Any = json.loads(lines[0])
         if head != {"layerstore manifest": VERSION}:
-            raise ValueError("it is no manifest of a version that is known")
+            raise ValueError("the manifest is none of a version that is known")
         found = [_held(json.loads(line)) for line in lines[1:]]
     except (library.ZstdError, IndexError, TypeError) as error:
         raise ValueError(f"the manifest is damaged: {error}") from error
@@ -169,7 +268,7 @@ def _held(values: list[Any]) -> Held:
     return Held(**fields)
 
 
-# --- compared ---------------------------------------------------------------------------------
+# --- compared -----------------------------------------------------------------------------------
 
 
 def _order(held: Held) -> tuple[bytes, ...]:
@@ -189,14 +288,19 @@ def compare(kept: Iterable[Held], now: Iterable[Held]) -> Iterator[Finding]:
             yield Finding(there.path, Difference.EXTRA)
             there = next(right, None)
         else:
-            if was != there:
+            if there.error:
+                yield Finding(was.path, Difference.UNREADABLE, (there.error,))
+            elif was != there:
                 yield _judged(was, there)
             was, there = next(left, None), next(right, None)
 
 
+_CONTENT: Final = frozenset({"kind", "size", "sha256", "link", "device"})
+
+
 def _judged(was: Held, now: Held) -> Finding:
     what = tuple(field for field in _FIELDS if getattr(was, field) != getattr(now, field))
-    kind = Difference.CHANGED
+    kind = Difference.METADATA if _CONTENT.isdisjoint(what) else Difference.CHANGED
     if was.kind == now.kind == stat.S_IFREG and "sha256" in what:
         if now.size < was.size:
             kind = Difference.SHORT

@@ -178,6 +178,22 @@ class Performer:
         if files.read_symlink(path) == step.target or not os.path.exists(path):
             os.unlink(path)
 
+    def _remove_file(self, step: s.RemoveFile, _: s.Performed, __: bool) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path(step.path))
+
+    def _write_manifest(self, step: s.WriteManifest, performed: s.Performed, _: bool) -> None:
+        from layerstore.fs import manifest  # few layers get one
+
+        found = files.read_link(self._home, step.layer)
+        if found != step.link:
+            raise LayerDamaged(step.layer, files.difference("link", found, step.link))
+        written = manifest.write(
+            self.path(layout.diff(step.layer)), self.path(layout.manifest(step.layer))
+        )
+        performed.digest, performed.bytes = written.digest, written.bytes
+        performed.entries = written.files
+
     def _remove_directory(self, step: s.RemoveDirectory, _: s.Performed, __: bool) -> None:
         try:
             os.rmdir(self.path(step.path))
@@ -353,10 +369,12 @@ _PERFORM: Final[dict[type[Any], Callable[[Performer, Any, s.Performed, bool], No
     s.MoveToTrash: Performer._move_to_trash,
     s.MoveAside: Performer._move_aside,
     s.RemoveSymlink: Performer._remove_symlink,
+    s.RemoveFile: Performer._remove_file,
     s.RemoveDirectory: Performer._remove_directory,
     s.RemoveTree: Performer._remove_tree,
     s.Unpack: Performer._unpack,
     s.ReplaceDirectory: Performer._replace_directory,
+    s.WriteManifest: Performer._write_manifest,
     s.ProbeUpper: Performer._probe_upper,
     s.CheckUnmounted: Performer._check_unmounted,
     s.MountOverlay: Performer._mount,

@@ -23,6 +23,7 @@ class Performed:
     left: tuple[str, ...] = ()
     size: int = 0
     diff_id: str = ""
+    digest: str = ""
 
 
 @value
@@ -203,6 +204,17 @@ class RemoveSymlink:
 
 @value
 @attrs.frozen(repr=False, eq=False)
+class RemoveFile:
+    """Unlink a file of the store's own; an absent one is fine."""
+
+    path: str
+
+    def describe(self) -> str:
+        return f"remove {self.path}"
+
+
+@value
+@attrs.frozen(repr=False, eq=False)
 class RemoveDirectory:
     """rmdir; an absent one is fine. Evicts mounts of it in other mount namespaces.
 
@@ -260,6 +272,21 @@ class ReplaceDirectory:
 
     def describe(self) -> str:
         return f"make {self.source} the content of {self.layer}"
+
+
+@value
+@attrs.frozen(repr=False, eq=False)
+class WriteManifest:
+    """Read all of `<layer>/diff`, if the layer's `link` reads `link`, and write down what it holds.
+
+    The file appears when it is whole and synced; one that was there is replaced.
+    """
+
+    layer: str
+    link: str
+
+    def describe(self) -> str:
+        return f"write down what {self.layer} holds"
 
 
 @value
@@ -327,10 +354,12 @@ Step = (
     | MoveToTrash
     | MoveAside
     | RemoveSymlink
+    | RemoveFile
     | RemoveDirectory
     | RemoveTree
     | Unpack
     | ReplaceDirectory
+    | WriteManifest
     | ProbeUpper
     | CheckUnmounted
     | MountOverlay

@@ -73,8 +73,10 @@ class Frame:
 class Descent:
     """The way from a start to the current directory, with a window of open descriptors at its end."""
 
-    def __init__(self, start_fd: int) -> None:
+    def __init__(self, start_fd: int, *, quiet: bool = False) -> None:
+        """`quiet`: directories keep their times of access, where the kernel lets us (O_NOATIME)."""
         self._start = start_fd
+        self._flags = _OPEN | (os.O_NOATIME if quiet else 0)
         self._closed = 0
         self.frames: list[Frame] = []
 
@@ -101,7 +103,7 @@ class Descent:
 
     def down(self, name: str) -> None:
         """Enter a directory; EXDEV if it is a mount root."""
-        fd = syscalls.openat2(self.fd, name, _OPEN, resolve=_DOWN)
+        fd = self._open(name, _DOWN)
         status = os.fstat(fd)
         self.frames.append(Frame(name, fd, (status.st_dev, status.st_ino)))
         if len(self.frames) - self._closed > _WINDOW:
@@ -116,7 +118,7 @@ class Descent:
         """
         above = self.frames[-2] if len(self.frames) > 1 else None
         if above is not None and above.fd < 0:
-            fd = syscalls.openat2(self.fd, "..", _OPEN, resolve=_UP)
+            fd = self._open("..", _UP)
             status = os.fstat(fd)
             if (status.st_dev, status.st_ino) != above.key:
                 os.close(fd)
@@ -126,6 +128,15 @@ class Descent:
         frame = self.frames.pop()
         os.close(frame.fd)
         return frame
+
+    def _open(self, name: str, resolve: int) -> int:
+        try:
+            return syscalls.openat2(self.fd, name, self._flags, resolve=resolve)
+        except PermissionError:
+            if self._flags == _OPEN:
+                raise
+        # Only the owner of a directory, or root, may ask for that.
+        return syscalls.openat2(self.fd, name, _OPEN, resolve=resolve)
 
 
 @attrs.define

@@ -40,6 +40,7 @@ OWN_NAMES = {
     "owners",
     "ballast",
     "images",
+    "manifests",
 }
 
 

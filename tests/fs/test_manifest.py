@@ -44,13 +44,13 @@ CASES: dict[str, tuple[Callable[[Path], None], str, Difference, str]] = {
         "sha256",
     ),
     "rotten": (lambda t: flip(t / "large"), "large", Difference.CHANGED, "sha256"),
-    "mode": (lambda t: os.chmod(t / "a/y", 0o700), "a/y", Difference.CHANGED, "mode"),
-    "owner": (lambda t: os.chown(t / "a-b", 7, 0), "a-b", Difference.CHANGED, "uid"),
-    "time": (lambda t: os.utime(t / "a-b", ns=(0, 1)), "a-b", Difference.CHANGED, "mtime_ns"),
+    "mode": (lambda t: os.chmod(t / "a/y", 0o700), "a/y", Difference.METADATA, "mode"),
+    "owner": (lambda t: os.chown(t / "a-b", 7, 0), "a-b", Difference.METADATA, "uid"),
+    "time": (lambda t: os.utime(t / "a-b", ns=(0, 1)), "a-b", Difference.METADATA, "mtime_ns"),
     "xattr": (
         lambda t: os.removexattr(t / "a", "trusted.overlay.opaque"),
         "a",
-        Difference.CHANGED,
+        Difference.METADATA,
         "xattrs",
     ),
 }

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from layerstore import codec, home_events
+from layerstore import codec, content_events, home_events
 from layerstore import events as e
 from layerstore.codec import TAGS
 from layerstore.errors import JournalDamaged
@@ -22,7 +22,8 @@ CLASSES = sorted(
     (
         cls
         for cls in vars(e).values()
-        if isinstance(cls, type) and cls.__module__ in (e.__name__, home_events.__name__)
+        if isinstance(cls, type)
+        and cls.__module__ in {e.__name__, home_events.__name__, content_events.__name__}
     ),
     key=lambda cls: cls.__name__,
 )
