@@ -5,20 +5,28 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from layerstore import decide, options
 from layerstore import events as e
 from layerstore import model as m
+from layerstore.errors import LayerstoreError
 from layerstore.journal import Transaction
 
 if TYPE_CHECKING:
     from layerstore.fs.archive import Limits, Readable
     from layerstore.recovery import Decision, Hands
 
+log = logging.getLogger("layerstore")
+
 
 class Applying:
     """What a Store does with archives."""
+
+    record_applied: bool = False
+    """After an apply, record what the layer holds by then. Where that fails, a warning is logged: the
+    apply is done, and cannot be repeated."""
 
     if TYPE_CHECKING:  # a Store has these
         _hands: Hands
@@ -26,6 +34,7 @@ class Applying:
         _options: options.Options
 
         def layer(self, layer: str) -> m.Layer: ...
+        def record_manifest(self, id: str) -> m.Manifest: ...  # noqa: A002
         def _operate(self, decision: Decision) -> e.Intent | None: ...
 
     def apply_diff(
@@ -60,4 +69,13 @@ class Applying:
         finally:
             for operation in named:
                 feeds.pop(operation, None)
+        if self.record_applied:
+            self._record_applied(id)
         return self.layer(id)
+
+    def _record_applied(self, layer: str) -> None:
+        """The files were written a moment ago: reading them again hardly asks the disk."""
+        try:
+            self.record_manifest(layer)
+        except (LayerstoreError, OSError) as error:
+            log.warning("what %s holds was not recorded: %s", layer, error)

@@ -65,6 +65,12 @@ def _durability(value: object) -> Durability:
     return Durability(value)
 
 
+def _manifests(value: object) -> str:
+    if value not in ("off", "apply"):
+        raise ValueError("it must be 'off' or 'apply'")
+    return str(value)
+
+
 def _count(value: object) -> int:
     if isinstance(value, str) and value.isascii() and value.isdigit():
         return int(value)
@@ -112,6 +118,7 @@ _CHECKS: Final[Mapping[str, Callable[[object], Any]]] = {
     "holder": _holder,
     "timeout": _timeout,
     "durability": _durability,
+    "manifests": _manifests,
     "compact_above": _count,
     "keep_archives": _count_or_all,
     "max_size": _size,
@@ -137,6 +144,8 @@ class Settings:
     timeout: float = DEFAULT_TIMEOUT
     """Seconds to wait for an operation of somebody else."""
     durability: Durability = Durability.FULL
+    manifests: str = "off"
+    """`apply`: what an archive made of a layer is recorded, for `audit --content`."""
     compact_above: int = DEFAULT_COMPACT_ABOVE
     """Events in the journal above which old ones are moved to an archive; 0: never."""
     keep_archives: int | None = None

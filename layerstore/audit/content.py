@@ -27,20 +27,20 @@ _NAMED: Final = 5
 """How many files a finding names."""
 _STEP: Final = 256
 """Files between two words about how far it is."""
-_WORDS: Final = {
-    "missing": "gone",
-    "short": "shorter than it was",
-    "zeroed": "nothing but zeros",
-    "changed": "not what it was",
-    "metadata": "other in mode, owner, time or xattrs",
-    "extra": "new",
-    "unreadable": "unreadable",
+_CODES: Final = {
+    "missing": ("content-missing", "gone", "gone"),
+    "short": ("content-short", "shorter than it was", "shorter than they were"),
+    "zeroed": ("content-zeroed", "nothing but zeros", "nothing but zeros"),
+    "changed": ("content-changed", "not what it was", "not what they were"),
+    "metadata": (
+        "content-metadata",
+        "other in mode, owner, time or xattrs",
+        "other in mode, owner, time or xattrs",
+    ),
+    "extra": ("content-extra", "new", "new"),
+    "unreadable": ("content-unreadable", "unreadable", "unreadable"),
 }
-_WORDS_FOR_MANY: Final = {
-    **_WORDS,
-    "short": "shorter than they were",
-    "changed": "not what they were",
-}
+"""The code of each kind of difference, and how it is said of one file and of several."""
 
 
 def listed(view: View) -> Iterator[m.Finding]:
@@ -138,12 +138,11 @@ def told(layer: str, content: str, different: Iterable[Finding]) -> Iterator[m.F
     for kind, some in kinds.items():
         named = ", ".join(_name(one) for one in some[:_NAMED])
         dots = ", …" if len(some) > _NAMED else ""
-        if len(some) == 1:
-            said = f"{layer}: a file is {_WORDS[kind]}: {named}"
-        else:
-            said = f"{layer}: {len(some)} files are {_WORDS_FOR_MANY[kind]}: {named}{dots}"
+        code, one_is, they_are = _CODES[kind]
+        what = f"a file is {one_is}" if len(some) == 1 else f"{len(some)} files are {they_are}"
+        said = f"{layer}: {what}: {named}{dots}"
         path = f"{content}/{some[0].path}"
-        yield finding(f"content-{kind}", said, layer, path)
+        yield finding(code, said, layer, path)
 
 
 def _name(one: Finding) -> str:

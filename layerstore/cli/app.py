@@ -73,6 +73,7 @@ class App:
             uid_maps=settings.uid_map,
             gid_maps=settings.gid_map,
         ) as store:
+            store.record_applied = settings.manifests == "apply"
             if tell:
                 self.tell(store.settled)
             yield store

@@ -74,6 +74,7 @@ def docker(app: App, paths: tuple[str, ...], roots: tuple[str, ...], metrics: st
         roots=roots or tuple(settings.docker_roots),
         timeout=settings.timeout,
         durability=settings.durability.value,
+        record_applied=settings.manifests == "apply",
         compact_above=settings.compact_above,
         keep_archives=settings.keep_archives,
         options=settings.storage_opts,

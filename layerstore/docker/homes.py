@@ -43,6 +43,7 @@ class Allowed:
     roots: tuple[str, ...]
     timeout: float = 30.0
     durability: str = "full"
+    record_applied: bool = False
     compact_above: int = 100_000
     keep_archives: int | None = None
     options: tuple[str, ...] = ()
@@ -177,6 +178,7 @@ class Homes:
             uid_maps=init.uid_maps,
             gid_maps=init.gid_maps,
         )
+        store.record_applied = allowed.record_applied
         try:
             self.recovered.update(settled.what for settled in store.settled)
             for settled in store.settled:

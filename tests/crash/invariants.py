@@ -19,6 +19,7 @@ from layerstore import model as m
 from layerstore.audit import audit
 from layerstore.errors import LayerHeld, NoStore, StoreCopied, StoreDamaged
 from layerstore.fs import layout, mountinfo
+from tests.crash import recorded
 from tests.crash.model import Create, Facts, State, archive_of
 
 OWN_NAMES = {
@@ -191,6 +192,8 @@ def check(
             if one.id in links:
                 require(one.link == links[one.id], f"{one.id} has another link")
     _check_own(home)
+    wrong = recorded.differences(home) if whole else []
+    require(not wrong, "; ".join(wrong))
     wanted = [state.after_death() for state in allowed]
     require(
         found in wanted, f"the store is\n  {found}\nand may be\n  " + "\n  ".join(map(str, wanted))

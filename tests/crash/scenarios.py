@@ -48,6 +48,7 @@ from tests.crash.model import (
     Verb,
     Write,
 )
+from tests.crash.recorded import Record
 
 
 @attrs.frozen
@@ -92,6 +93,7 @@ _CHAIN: Final = (
     Write("mid", "marker", "of mid\n"),
     Put("mid"),
 )
+_FILES: Final = (("etc", "of an archive\n"),)
 _GONE: Final = "G" * 26
 _STRAY: Final = "S" * 26
 _STRAY_CHILD: Final = "T" * 26
@@ -253,6 +255,18 @@ TEMPLATES: Final = {
             Get("base", "docker"),
         )
     ),
+    "recorded": Template(
+        (
+            *_CHAIN,
+            Create("a", _CHILD),
+            Apply("a", _FILES),
+            Record("a"),
+            Create("b", _CHILD),
+            Apply("b", _FILES),
+            Record("base"),
+            Close(),
+        )
+    ),
     "compacted": Template((*_CHAIN, Compact(keep=3), Create("leaf", Facts("base")), Close())),
     "lost-intents": Template(
         (*_CHAIN, Create("gone"), Write("gone", "old", "going\n"), Get("base", "docker")),
@@ -304,7 +318,6 @@ TEMPLATES: Final = {
     ),
 }
 
-_FILES: Final = (("etc", "of an archive\n"),)
 _IMAGE: Final = (_FILES, (("more", "of another\n"),))
 _O = (Open(),)
 _P = (Open("process"),)
@@ -380,6 +393,11 @@ SCENARIOS: Final = {
         Scenario("apply-child", "chain", (*_O, Create("a", _CHILD)), (Apply("a", _FILES),)),
         Scenario("apply-nothing", "chain", (*_O, Create("a", _CHILD)), (Apply("a"),)),
         Scenario("apply-refused", "chain", _O, (Refused(Apply("base", _FILES)),)),
+        # manifests
+        Scenario("record-applied", "recorded", _O, (Record("b"),)),
+        Scenario("record-committed-process", "held", _P, (Record("base"),)),
+        Scenario("get-recorded", "recorded", _O, (Get("a", _D), Write("a", "more", "of a\n"))),
+        Scenario("remove-recorded", "recorded", _O, (Remove("a"),)),
         # cleanup and release
         Scenario("cleanup", "held", (*_O, Get("leaf")), (Cleanup(),)),
         Scenario("release", "held", (*_O, Get("leaf", _D), Get("base", _D)), (Release(_D),)),
