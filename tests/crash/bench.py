@@ -109,16 +109,22 @@ class Snapshot:
     entries: tuple[tuple[str, str, int, Any, tuple[tuple[str, bytes], ...]], ...]
     """Path, kind, mode, content or target, extended attributes; directories before what they hold."""
     mounted: tuple[str, ...]
+    times: tuple[tuple[str, int], ...] = ()
+    """When what layers hold was written (nanoseconds): manifests say so. The deepest first."""
 
     @classmethod
     def take(cls, home: Path) -> Snapshot:
         entries: list[Any] = []
         mounted: list[str] = []
+        times: list[tuple[str, int]] = []
 
         def walk(directory: str, relative: str) -> None:
             for entry in sorted(os.scandir(directory), key=lambda found: found.name):
                 name = f"{relative}{entry.name}"
-                mode = entry.stat(follow_symlinks=False).st_mode & 0o7777
+                status = entry.stat(follow_symlinks=False)
+                mode = status.st_mode & 0o7777
+                if "/diff/" in name:
+                    times.insert(0, (name, status.st_mtime_ns))
                 if entry.is_symlink():
                     entries.append((name, "link", mode, os.readlink(entry.path), ()))
                     continue
@@ -139,7 +145,7 @@ class Snapshot:
                     walk(entry.path, f"{name}/")
 
         walk(os.fspath(home), "")
-        return cls(tuple(entries), tuple(mounted))
+        return cls(tuple(entries), tuple(mounted), tuple(times))
 
     def restore(self, home: Path) -> None:
         """Make the home anew, which must not exist."""
@@ -159,6 +165,8 @@ class Snapshot:
                 os.close(descriptor)
             for key, value in attributes:
                 os.setxattr(path, key, value)
+        for name, at in self.times:
+            os.utime(f"{root}/{name}", ns=(at, at), follow_symlinks=False)
         for layer in self.mounted:
             _mount(root, layer)
         if (home / layout.PLACE_FILE).exists():

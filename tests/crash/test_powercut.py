@@ -17,7 +17,9 @@ SHORT = {
     "create-on-written": 12,
     "life": 15,
     "open-lost-intents": 8,
+    "get-recorded": 8,
     "put-last-name": 8,
+    "record-applied": 8,
     "remove-child": 15,
 }
 """How many points of a scenario are visited, on each file system; the long form visits all of all."""
