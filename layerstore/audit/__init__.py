@@ -29,6 +29,7 @@ from layerstore.audit import (
     mounts,
     quotas,
     records,
+    tarsplit,
     untouched,
     weight,
 )
@@ -95,7 +96,8 @@ def audit(
             return _report(view, [damaged, *_judge(view, archives=False)], "layerstore")
     if not any_tree:
         description.read(path)  # raises NoStore
-    return _audit_tree(path, progress=progress)
+    report = _audit_tree(path, progress=progress)
+    return _with_content(path, report, only, progress) if content else report
 
 
 # --- a store of ours ------------------------------------------------------------------------------
@@ -123,14 +125,15 @@ def _with_content(
     """The report, with what differs from manifests. Where there are no records there are none."""
     checked = dict(report.checked)
     with contextlib.ExitStack() as stack:
-        reader, _, _ = _records_of(home, stack)
-        found = (
-            []
-            if reader is None
-            else list(contents.check(os.fspath(home), reader, only, progress, checked))
-        )
-        view = look(os.fspath(home), reader) if found else None
-        more = [] if view is None else weight.weighed(view, found)
+        reader = None
+        found: list[m.Finding] = []
+        if report.kind == "layerstore":
+            reader, _, _ = _records_of(home, stack)
+            if reader is not None:
+                found += contents.check(os.fspath(home), reader, only, progress, checked)
+        else:
+            found += tarsplit.check(os.fspath(home), frozenset(only), progress, checked)
+        more = weight.weighed(look(os.fspath(home), reader), found) if found else ()
         return attrs.evolve(report, findings=_sorted([*report.findings, *more]), checked=checked)
 
 

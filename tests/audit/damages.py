@@ -20,6 +20,7 @@ from layerstore import Store
 from layerstore.db import engine
 from layerstore.fs import layout
 from layerstore.fs.trace import set_trace
+from tests.audit import contents
 
 STORE, TREE, PODMAN, DOCKER = "store", "tree", "podman", "docker"
 """Ours; the same without our database; with `layers.json` beside it; with Docker's layerdb."""
@@ -45,6 +46,8 @@ class Damage:
     """It is no damage, only worth a word."""
     lost: bool = False
     """It looks like lost metadata."""
+    content: bool = False
+    """It is in what a layer holds, which an audit reads where it is asked to."""
 
 
 def make(place: Path, kind: str) -> Path:
@@ -61,7 +64,11 @@ def make(place: Path, kind: str) -> Path:
         _podman(home)
     if kind == DOCKER:
         for layer in CHAIN:
-            (place / f"image/overlay2/layerdb/sha256/{layer}").mkdir(parents=True)
+            record = place / f"image/overlay2/layerdb/sha256/{layer}"
+            record.mkdir(parents=True)
+            (record / "cache-id").write_text(layer)
+            files = {f"of-{layer}": layer.encode()}
+            (record / "tar-split.json.gz").write_bytes(contents.split(files))
     return home
 
 
@@ -564,6 +571,36 @@ PODMANS = [
     ),
 ]
 
-ALL = [*LINKS, *FILES, *LAYERS, *MOUNTS, *RECORDS, *PODMANS]
+CONTENTS = [
+    *(
+        Damage(
+            name,
+            code,
+            contents.damaged(do),
+            frozenset({"base"}),
+            (STORE, DOCKER) if theirs else (STORE,),
+            content=True,
+        )
+        for name, (code, do, theirs) in contents.DAMAGES.items()
+    ),
+    *(
+        Damage(name, "lost-manifest", do, frozenset({"base"}), (STORE,), content=True)
+        for name, do in {
+            "manifest gone": contents.manifest_of(lambda path: path.unlink()),
+            "manifest empty": contents.manifest_of(lambda path: path.write_bytes(b"")),
+        }.items()
+    ),
+    Damage(
+        "tar-split garbled",
+        "lost-manifest",
+        lambda h: next(h.parent.glob("image/*/layerdb/sha256/base/tar-*")).write_bytes(b"no"),
+        frozenset({"base"}),
+        (DOCKER,),
+        content=True,
+    ),
+    _ours("manifest of nobody", "unrecorded-manifest", contents.forgotten, "manifests", note=True),
+]
+
+ALL = [*LINKS, *FILES, *LAYERS, *MOUNTS, *RECORDS, *PODMANS, *CONTENTS]
 COMBINED = [damage for damage in [*LINKS, *FILES, *LAYERS] if TREE in damage.kinds]
 """Those that can be done together, to a store and to a tree of others."""

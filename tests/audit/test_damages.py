@@ -81,7 +81,7 @@ def mounts() -> bytes:
 def test_whole_tree_is_clean(bare: Path, kind: str) -> None:
     """Of a tree that is whole the audit has nothing to say."""
     home = damages.make(bare, kind)
-    report = audit(home, any_tree=True)
+    report = audit(home, any_tree=True, content=True)
     assert () == report.findings
     assert ("layerstore" if kind == damages.STORE else "overlay2") == report.kind
     assert len(CHAIN) == report.checked["layers"]
@@ -94,7 +94,7 @@ def test_damage_is_named(bare: Path, damage: Damage, kind: str) -> None:
     damage.do(home)
     aged(home)
     before = everything(bare), mounts()
-    report = audit(home, any_tree=True)
+    report = audit(home, any_tree=True, content=damage.content)
     assert before == (everything(bare), mounts())
     named = [item for item in report.findings if item.code == damage.code]
     assert named, [item.code for item in report.findings]
