@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import attrs
+import contents
 from measure import Clock, Row
 from place import Place
 from weight import Fresh, same_library, weigh
@@ -228,6 +229,7 @@ def rows(place: Place) -> Iterator[Row]:
     """With 1 GiB only where there is a file system with room for it."""
     small = functools.cache(functools.partial(load, place.path, "small", make_small))
     yield from _tar_rows("10,000 files of 4 KiB", small)
+    yield from contents.rows("10,000 files of 4 KiB", small)
     yield Row(
         "changes, 10 files over 10,000; both trees walked",
         lambda: Changed(small(), native=True),
@@ -239,6 +241,7 @@ def rows(place: Place) -> Iterator[Row]:
     if place.big:
         large = functools.cache(functools.partial(load, place.big, "large", make_large))
         yield from _tar_rows("one file of 1 GiB", large)
+        yield from contents.rows("one file of 1 GiB", large)
         yield Row(
             "memory while applying 1 GiB; open and idle",
             lambda: Fresh("archive_weight.py", (str(large().home), str(large().archive))),
