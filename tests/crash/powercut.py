@@ -263,11 +263,8 @@ def _unsynced_content(steps: plan.Steps) -> plan.Steps:
 
 
 def _unsynced_files(steps: plan.Steps) -> plan.Steps:
-    return tuple(
-        attrs.evolve(step, sync=False) if isinstance(step, s.WriteFile) else step
-        for step in steps
-        if not isinstance(step, s.SyncDirectory)
-    )
+    syncs = s.SyncFile | s.SyncMark | s.SyncDirectory
+    return tuple(step for step in steps if not isinstance(step, syncs))
 
 
 def _never_full() -> contextlib.AbstractContextManager[None]:
