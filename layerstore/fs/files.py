@@ -6,6 +6,8 @@ import contextlib
 import errno
 import json
 import os
+import stat
+from collections.abc import Iterable
 from typing import Any
 
 from layerstore.errors import LayerDamaged
@@ -65,6 +67,41 @@ def verify(home: str, layer: str, link: str, lower: str) -> None:
     text = read_lower(home, layer)
     if (text or "") != lower or (text is not None) != bool(lower):
         raise LayerDamaged(layer, difference("lower", text, lower))
+
+
+def verify_chain(
+    home: str, layer: str, link: str, lower: str, chain: Iterable[tuple[str, str]]
+) -> None:
+    """The same, also unless its directories are there, and each link leads to its layer: `chain` pairs them."""
+    verify(home, layer, link, lower)
+    if not _is_own_directory(f"{home}/{layout.diff(layer)}"):
+        raise LayerDamaged(layer, "its diff directory is missing")
+    # A layer that has children is mounted without it.
+    writable = lower and not os.path.lexists(f"{home}/{layout.committed(layer)}")
+    if writable and not _is_own_directory(f"{home}/{layout.work(layer)}"):
+        raise LayerDamaged(layer, "its work directory is missing")
+    for part, below in chain:
+        name = layout.short_link(part)
+        try:
+            target = os.readlink(f"{home}/{name}")
+        except OSError as error:
+            raise LayerDamaged(
+                layer, f"{name}, the link to {below}, cannot be read ({error.strerror})"
+            ) from error
+        if target != layout.link_target(below):
+            raise LayerDamaged(
+                layer, f"{name} leads to {target!r} instead of {layout.link_target(below)!r}"
+            )
+        if below != layer and not _is_own_directory(f"{home}/{layout.diff(below)}"):
+            raise LayerDamaged(layer, f"{layout.diff(below)} is no directory")
+
+
+def _is_own_directory(path: str) -> bool:
+    """A directory in its place, and no link to another one."""
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def difference(name: str, found: str | None, wanted: str) -> str:

@@ -66,35 +66,7 @@ class Performer:
     # Each method below performs one step; it tolerates that the step was performed before.
 
     def _verify(self, step: s.VerifyLayer, _: s.Performed, __: bool) -> None:
-        files.verify(self._home, step.layer, step.link, step.lower)
-        if not self._is_own_directory(layout.diff(step.layer)):
-            raise LayerDamaged(step.layer, "its diff directory is missing")
-        # A layer that has children is mounted without it.
-        writable = step.lower and not os.path.lexists(self.path(layout.committed(step.layer)))
-        if writable and not self._is_own_directory(layout.work(step.layer)):
-            raise LayerDamaged(step.layer, "its work directory is missing")
-        for link, layer in step.chain:
-            name = layout.short_link(link)
-            try:
-                target = os.readlink(self.path(name))
-            except OSError as error:
-                raise LayerDamaged(
-                    step.layer, f"{name}, the link to {layer}, cannot be read ({error.strerror})"
-                ) from error
-            if target != layout.link_target(layer):
-                raise LayerDamaged(
-                    step.layer,
-                    f"{name} leads to {target!r} instead of {layout.link_target(layer)!r}",
-                )
-            if layer != step.layer and not self._is_own_directory(layout.diff(layer)):
-                raise LayerDamaged(step.layer, f"{layout.diff(layer)} is no directory")
-
-    def _is_own_directory(self, relative: str) -> bool:
-        """A directory in its place, and no link to another one."""
-        try:
-            return stat.S_ISDIR(os.lstat(self.path(relative)).st_mode)
-        except OSError:
-            return False
+        files.verify_chain(self._home, step.layer, step.link, step.lower, step.chain)
 
     def _make_directory(self, step: s.MakeDirectory, _: s.Performed, first: bool) -> None:
         try:
