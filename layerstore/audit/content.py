@@ -113,14 +113,15 @@ def _compared(home: str, item: m.Manifest, files: _Counter) -> Iterator[m.Findin
     try:
         kept = manifest.read(path, item.digest)
     except (OSError, ValueError) as error:
-        why = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
-        said = f"what {item.layer} held is recorded in {layout.manifest(item.layer)}: {why}"
-        yield finding("lost-manifest", said, item.layer, path)
+        yield _lost(item.layer, path, error)
         return
     content = f"{home}/{layout.diff(item.layer)}"
     try:
         now = files.watch(manifest.take(content, tolerate=True))
         different = list(manifest.compare(kept, now))
+    except ValueError as error:
+        yield _lost(item.layer, path, error)
+        return
     except OSError as error:
         if not os.path.isdir(content):
             return  # that says another finding
@@ -128,6 +129,12 @@ def _compared(home: str, item: m.Manifest, files: _Counter) -> Iterator[m.Findin
         yield finding("content-unreadable", said, item.layer, content)
         return
     yield from told(item.layer, content, different)
+
+
+def _lost(layer: str, path: str, error: OSError | ValueError) -> m.Finding:
+    why = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+    said = f"what {layer} held is recorded in {layout.manifest(layer)}: {why}"
+    return finding("lost-manifest", said, layer, path)
 
 
 def told(layer: str, content: str, different: Iterable[Finding]) -> Iterator[m.Finding]:

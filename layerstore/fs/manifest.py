@@ -9,12 +9,12 @@ the same bytes.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import stat
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
-from itertools import pairwise
 from typing import Any, Final
 
 import attrs
@@ -247,19 +247,23 @@ def read(path: str, digest: str) -> Iterator[Held]:
 
 
 def load(manifest: bytes) -> Iterator[Held]:
-    """The files of a manifest. ValueError if it is none, or damaged."""
+    """The files of a manifest, one after the other. ValueError where it is none, or damaged."""
     library = zstd()
+    before: tuple[bytes, ...] = ()
     try:
-        lines = library.decompress(manifest).splitlines()
-        head: Any = json.loads(lines[0])
-        if head != {"layerstore manifest": VERSION}:
-            raise ValueError("the manifest is none of a version that is known")
-        found = [_held(json.loads(line)) for line in lines[1:]]
-    except (library.ZstdError, IndexError, TypeError) as error:
+        with library.open(io.BytesIO(manifest), "rb") as lines:
+            head: Any = json.loads(next(lines, b""))
+            if head != {"layerstore manifest": VERSION}:
+                raise ValueError("the manifest is none of a version that is known")
+            for line in lines:
+                held = _held(json.loads(line))
+                order = _order(held)
+                if order <= before:
+                    raise ValueError("the manifest is damaged: its entries are not in order")
+                before = order
+                yield held
+    except (library.ZstdError, EOFError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"the manifest is damaged: {error}") from error
-    if any(_order(one) >= _order(two) for one, two in pairwise(found)):
-        raise ValueError("the manifest is damaged: its entries are not in order")
-    return iter(found)
 
 
 def _held(values: list[Any]) -> Held:

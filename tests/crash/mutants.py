@@ -399,6 +399,17 @@ MUTANTS: Final = {
         "apply-child",
         _plans("_BACKWARD", e.LayerApplyIntended, _without(s.RemoveTree)),
     ),
+    "record-early": Mutant(
+        "a manifest counts before its file is there",
+        "record-applied",
+        _outcome_early,
+        always=True,
+    ),
+    "record-half-stays": Mutant(
+        "the undo of a recording leaves what the probe made",
+        "record-applied",
+        _plans("_BACKWARD", e.ManifestRecordIntended, _without(s.RemoveTree)),
+    ),
     "intent-late": Mutant("the intent is written after the effects", "create-child", _intent_late),
     "outcome-early": Mutant(
         "the outcome is written before the effects", "create-child", _outcome_early
