@@ -3,8 +3,8 @@
 An operation is a triple: the intent, and one of its two outcomes. The intent holds every *fact*
 that is needed to finish or undo the operation, never a list of steps: those are computed from it
 by `plan`, at the first run and at recovery alike. Events outside a triple are single transactions.
-Their tags, which rows carry, stand in `codec`; classes can be renamed, tags cannot. Those about the
-store as a whole stand in `home_events`, and are had from here all the same.
+Their tags, which rows carry, stand in `codec`; classes can be renamed, tags cannot. Those of
+`home_events` and `repair_events` are had from here all the same.
 """
 
 from __future__ import annotations
@@ -22,6 +22,13 @@ from layerstore.home_events import StoreInitialized as StoreInitialized
 from layerstore.home_events import StoreMoved as StoreMoved
 from layerstore.home_events import StoreRebuilt as StoreRebuilt
 from layerstore.home_events import StoreRestored as StoreRestored
+from layerstore.repair_events import IndexRefolded as IndexRefolded
+from layerstore.repair_events import Repaired as Repaired
+from layerstore.repair_events import RepairIntended as RepairIntended
+from layerstore.repair_events import RepairUndone as RepairUndone
+from layerstore.repair_events import TreeCorrected as TreeCorrected
+from layerstore.repair_events import TreeCorrectIntended as TreeCorrectIntended
+from layerstore.repair_events import TreeCorrectUndone as TreeCorrectUndone
 from layerstore.values import value
 
 
@@ -319,33 +326,6 @@ class LayerRestored:
     layer: str
 
 
-@value
-@attrs.frozen(repr=False, eq=False)
-class TreeCorrectIntended:
-    """`correction`: `restore-link`, `drop-link` or `sweep-staging`."""
-
-    layer: str
-    """The layer, or `l/<LINK>` or `staging/<name>` where no layer is concerned."""
-    correction: str
-    name: str
-    """The link, or the name in staging."""
-    project: int = 0
-    """The project id of what is swept, whose limit ends."""
-
-
-@value
-@attrs.frozen(repr=False, eq=False)
-class TreeCorrected:
-    layer: str
-
-
-@value
-@attrs.frozen(repr=False, eq=False)
-class TreeCorrectUndone:
-    layer: str
-    reason: str
-
-
 Intent = (
     LayerCreateIntended
     | LayerMountIntended
@@ -354,6 +334,7 @@ Intent = (
     | TrashEmptyIntended
     | TreeCorrectIntended
     | LayerApplyIntended
+    | RepairIntended
 )
 Done = (
     LayerCreated
@@ -363,6 +344,7 @@ Done = (
     | TrashEmptied
     | TreeCorrected
     | LayerApplied
+    | Repaired
 )
 Undone = (
     LayerCreateUndone
@@ -372,6 +354,7 @@ Undone = (
     | TrashEmptyUndone
     | TreeCorrectUndone
     | LayerApplyUndone
+    | RepairUndone
 )
 Single = (
     StoreInitialized
@@ -388,6 +371,7 @@ Single = (
     | LayerForgotten
     | LayerIsolated
     | LayerRestored
+    | IndexRefolded
     | OwnerDied
     | OperationClaimed
     | OperationAbandoned

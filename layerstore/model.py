@@ -104,6 +104,7 @@ class Verb(StrEnum):
     EMPTY = "empty"
     CORRECT = "correct"
     APPLY = "apply"
+    REPAIR = "repair"
 
 
 TAKING_ROOM: Final = frozenset({Verb.CREATE, Verb.MOUNT, Verb.APPLY})

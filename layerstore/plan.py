@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from layerstore import events as e
+from layerstore import repair_steps
 from layerstore.fs import layout
 from layerstore.fs import steps as s
 
@@ -59,6 +60,8 @@ def done(intent: e.Intent, performed: s.Performed) -> e.Done:
             return e.TreeCorrected(intent.layer)
         case e.LayerApplyIntended():
             return e.LayerApplied(intent.layer, performed.size, performed.diff_id, intent.durable)
+        case e.RepairIntended():
+            return e.Repaired(intent.layer)
 
 
 def undone(intent: e.Intent, reason: str, *, in_use: bool) -> e.Undone:
@@ -78,6 +81,8 @@ def undone(intent: e.Intent, reason: str, *, in_use: bool) -> e.Undone:
             return e.TreeCorrectUndone(intent.layer, reason)
         case e.LayerApplyIntended():
             return e.LayerApplyUndone(intent.layer, reason)
+        case e.RepairIntended():
+            return e.RepairUndone(intent.layer, reason)
 
 
 def _create(operation: str, intent: e.LayerCreateIntended) -> Steps:
@@ -304,6 +309,7 @@ _FORWARD: Final[Mapping[type[Any], Callable[[str, Any], Steps]]] = {
     e.TrashEmptyIntended: _empty,
     e.TreeCorrectIntended: _correct,
     e.LayerApplyIntended: _apply,
+    e.RepairIntended: repair_steps.forward,
 }
 _BACKWARD: Final[Mapping[type[Any], Callable[[str, Any], Steps]]] = {
     e.LayerCreateIntended: _uncreate,
@@ -313,4 +319,5 @@ _BACKWARD: Final[Mapping[type[Any], Callable[[str, Any], Steps]]] = {
     e.TrashEmptyIntended: _nothing,
     e.TreeCorrectIntended: _nothing,
     e.LayerApplyIntended: _unapply,
+    e.RepairIntended: repair_steps.backward,
 }

@@ -19,6 +19,7 @@ _STATES: Final = {
     m.Verb.REMOVE: m.LayerState.REMOVING,
     m.Verb.CORRECT: m.LayerState.READY,
     m.Verb.APPLY: m.LayerState.APPLYING,
+    m.Verb.REPAIR: m.LayerState.READY,
 }
 
 

@@ -35,6 +35,7 @@ TRIPLES: Final[Mapping[Verb, Triple]] = {
     Verb.EMPTY: Triple(e.TrashEmptyIntended, e.TrashEmptied, e.TrashEmptyUndone),
     Verb.CORRECT: Triple(e.TreeCorrectIntended, e.TreeCorrected, e.TreeCorrectUndone),
     Verb.APPLY: Triple(e.LayerApplyIntended, e.LayerApplied, e.LayerApplyUndone),
+    Verb.REPAIR: Triple(e.RepairIntended, e.Repaired, e.RepairUndone),
 }
 VERB_OF_INTENT: Final = {triple.intended: verb for verb, triple in TRIPLES.items()}
 OUTCOMES: Final = {
@@ -59,6 +60,8 @@ class Evidence:
     """`trash/<operation>` is there."""
     applied: bool = False
     """The layer has the content that `staging/<operation>` held."""
+    moved: bool = False
+    """A repair has moved what it was to move, or put what it was to put."""
 
 
 RECOVERY: Final[Mapping[Verb, Callable[[Evidence], Rule]]] = {
@@ -75,6 +78,8 @@ RECOVERY: Final[Mapping[Verb, Callable[[Evidence], Rule]]] = {
     Verb.CORRECT: lambda _: Rule.REDO,
     # The stream is gone with its process: what was not whole by then never will be.
     Verb.APPLY: lambda seen: Rule.REDO if seen.applied else Rule.UNDO,
+    # Once the old is away the new has to come; before that nothing has happened.
+    Verb.REPAIR: lambda seen: Rule.REDO if seen.moved or seen.trashed else Rule.UNDO,
 }
 
 

@@ -31,9 +31,10 @@ from layerstore.journal import Transaction
 from layerstore.keeping import Keeping
 from layerstore.outside import Outside
 from layerstore.reader import Reader
+from layerstore.repair.verb import Repairing
 
 
-class Store(compaction.Compacting, Keeping, Applying, Outside):
+class Store(compaction.Compacting, Keeping, Applying, Outside, Repairing):
     """A store, opened to work with it; also everything that a Reader answers.
 
     Safe to use from many threads; not in a forked child, which opens it anew.

@@ -82,21 +82,31 @@ def audit(
     """
     path = Path(home).resolve()
     if os.path.isdir(path / layout.OWN):
-        try:
-            return _audit_store(path, archives=archives, progress=progress)
-        except StoreDamaged as error:  # it could be opened, and then not be read
-            view = look(os.fspath(path), None)
-            damaged = finding("damaged-database", error.message, path=f"{path}/{layout.DATABASE}")
-            return _report(view, [damaged, *_judge(view, archives=False)], "layerstore")
+        return examine(path, archives=archives, progress=progress)[0]
     if not any_tree:
         description.read(path)  # raises NoStore
     return _audit_tree(path, progress=progress)
 
 
+def examine(
+    home: Path, *, archives: bool = False, progress: Progress | None = None
+) -> tuple[Report, View]:
+    """Audit a store of ours: the report, and the look that it comes from, for whoever plans repairs.
+
+    The database is closed: what the look has of it is what was read.
+    """
+    try:
+        return _audit_store(home, archives=archives, progress=progress)
+    except StoreDamaged as error:  # it could be opened, and then not be read
+        view = look(os.fspath(home), None)
+        damaged = finding("damaged-database", error.message, path=f"{home}/{layout.DATABASE}")
+        return _report(view, [damaged, *_judge(view, archives=False)], "layerstore"), view
+
+
 # --- a store of ours ------------------------------------------------------------------------------
 
 
-def _audit_store(home: Path, *, archives: bool, progress: Progress | None) -> Report:
+def _audit_store(home: Path, *, archives: bool, progress: Progress | None) -> tuple[Report, View]:
     with contextlib.ExitStack() as stack:
         reader, source, trouble = _records_of(home, stack)
         folded = () if reader is None else records.projection(reader, source, progress)
@@ -109,7 +119,7 @@ def _audit_store(home: Path, *, archives: bool, progress: Progress | None) -> Re
                 folded = records.projection(reader, source)
             view = look(os.fspath(home), reader)
             found = _confirmed(found, [*trouble, *_judge(view, archives), *folded])
-        return _report(view, found, "layerstore")
+        return _report(view, found, "layerstore"), view
 
 
 def _records_of(
@@ -205,7 +215,7 @@ def _report(view: View, found: list[m.Finding], kind: str) -> Report:
     else:
         checked |= {"mounts": len(view.places)}
     return Report(
-        findings=tuple(weight.weighed(view, every)),
+        findings=tuple(weight.weighed(view, every, ours=kind == "layerstore")),
         checked=checked,
         home=view.home,
         kind=kind,

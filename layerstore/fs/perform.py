@@ -171,6 +171,11 @@ class Performer:
         with contextlib.suppress(FileNotFoundError):
             os.rename(self.path(step.source), self.path(step.target))
 
+    def _aside(self, step: Any, _: s.Performed, __: bool) -> None:
+        from layerstore.fs import aside  # only repairs have use for it
+
+        aside.perform(self._home, step)
+
     def _remove_symlink(self, step: s.RemoveSymlink, _: s.Performed, __: bool) -> None:
         path = self.path(step.path)
         if not os.path.islink(path):
@@ -352,6 +357,10 @@ _PERFORM: Final[dict[type[Any], Callable[[Performer, Any, s.Performed, bool], No
     s.Publish: Performer._publish,
     s.MoveToTrash: Performer._move_to_trash,
     s.MoveAside: Performer._move_aside,
+    s.SetAside: Performer._aside,
+    s.PutInPlace: Performer._aside,
+    s.RemoveFile: Performer._aside,
+    s.SetMode: Performer._aside,
     s.RemoveSymlink: Performer._remove_symlink,
     s.RemoveDirectory: Performer._remove_directory,
     s.RemoveTree: Performer._remove_tree,

@@ -191,6 +191,54 @@ class MoveAside:
 
 @value
 @attrs.frozen(repr=False, eq=False)
+class SetAside:
+    """Rename onto a name that must not exist; done already if it does, nothing to do if `source` is gone."""
+
+    source: str
+    target: str
+
+    def describe(self) -> str:
+        return f"set {self.source} aside as {self.target}"
+
+
+@value
+@attrs.frozen(repr=False, eq=False)
+class PutInPlace:
+    """Rename onto a name that must not exist; done already if `source` is gone, or the two are alike."""
+
+    source: str
+    target: str
+
+    def describe(self) -> str:
+        return f"put {self.source} in place as {self.target}"
+
+
+@value
+@attrs.frozen(repr=False, eq=False)
+class RemoveFile:
+    """Unlink; an absent one is fine."""
+
+    path: str
+
+    def describe(self) -> str:
+        return f"remove file {self.path}"
+
+
+@value
+@attrs.frozen(repr=False, eq=False)
+class SetMode:
+    """Change mode and owner of what is there, and never of what a link leads to."""
+
+    path: str
+    mode: int
+    uid: int | None
+
+    def describe(self) -> str:
+        return f"give {self.path or 'home'} the mode {self.mode:04o}"
+
+
+@value
+@attrs.frozen(repr=False, eq=False)
 class RemoveSymlink:
     """Unlink if it reads `target`, or cannot be read as a link that leads anywhere."""
 
@@ -326,6 +374,10 @@ Step = (
     | Publish
     | MoveToTrash
     | MoveAside
+    | SetAside
+    | PutInPlace
+    | RemoveFile
+    | SetMode
     | RemoveSymlink
     | RemoveDirectory
     | RemoveTree
