@@ -18,6 +18,7 @@ SHORT = {
     "life": 15,
     "open-lost-intents": 8,
     "put-last-name": 8,
+    "repair-file": 12,
     "remove-child": 15,
 }
 """How many points of a scenario are visited, on each file system; the long form visits all of all."""

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from layerstore import Store
 from layerstore import model as m
+from layerstore.audit import audit
 from layerstore.audit.codes import CODES
 from layerstore.errors import LayerstoreError
 from layerstore.fs import layout
@@ -15,7 +22,7 @@ from layerstore.repair.forms import Outcome
 from layerstore.repair.planning import _RULES
 from layerstore.repair.verb import plan_repair
 from tests.audit import damages
-from tests.audit.damages import ALL, Damage
+from tests.audit.damages import ALL, COMBINED, Damage
 from tests.repair.trees import bad, contents, shape, works
 
 pytestmark = pytest.mark.root
@@ -76,6 +83,7 @@ def test_damage_is_repaired(bare: Path, damage: Damage) -> None:
     assert left == {item.code for item in bad(home)} or damage.code == "mount-differs"
 
 
+@pytest.mark.crash
 @pytest.mark.parametrize("damage", CAN_BE_REPAIRED, ids=[d.name for d in CAN_BE_REPAIRED])
 def test_repair_is_repeated_and_taken_back(bare: Path, damage: Damage) -> None:
     """A second repair does nothing; each act on the tree, taken back, leaves what was there before."""
@@ -103,6 +111,46 @@ def test_repair_is_repeated_and_taken_back(bare: Path, damage: Damage) -> None:
         store.repair(only=only)
     assert before == contents(home)
     assert damage.name == TREE_GONE or not bad(home)
+
+
+MENDED = [
+    damage
+    for damage in COMBINED
+    if damage.code not in {*STAYS, *UNOPENED} and damages.STORE in damage.kinds
+]
+TOGETHER = st.lists(st.sampled_from(MENDED), min_size=2, max_size=3, unique=True).filter(
+    lambda some: all(a.touches.isdisjoint(b.touches) for a, b in itertools.combinations(some, 2))
+)
+
+
+@pytest.mark.crash
+@pytest.mark.campaign
+@given(some=TOGETHER)
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+def test_damages_together_are_repaired(some: list[Damage]) -> None:
+    """Two or three damages at once are mended, nothing is lost, and all of it can be taken back."""
+    base = os.environ.get("LAYERSTORE_TEST_DIR", "/dev/shm")
+    place = Path(tempfile.mkdtemp(prefix="layerstore-", dir=base))
+    try:
+        home = damages.make(place, damages.STORE)
+        for damage in some:
+            damage.do(home)
+        before = contents(home)
+        only = [item.code for item in audit(home).findings] if any(d.note for d in some) else []
+        with Store.open(home) as store:
+            broken = shape(home)
+            outcome = store.repair(only=only)
+            assert before == contents(home)
+            assert [] == bad(home) and () == outcome.left
+            assert () == store.repair(only=only).done
+            if all(item.operation for item in outcome.done):
+                for item in reversed(outcome.done):
+                    store.undo_repair(str(item.operation))
+                assert broken == shape(home)
+                store.repair(only=only)
+        works(home)
+    finally:
+        shutil.rmtree(place)
 
 
 def test_every_code_has_a_rule() -> None:
