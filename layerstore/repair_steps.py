@@ -93,6 +93,8 @@ def _put(operation: str, intent: RepairIntended) -> list[s.Step]:
         case "moved":
             place = intent.content.rpartition("/")[0]
             steps: list[s.Step] = [s.PutInPlace(intent.content, intent.path)]
+            if intent.durable:
+                steps.append(s.SyncDirectory(place.rpartition("/")[0]))
             if place.startswith(f"{layout.QUARANTINE}/"):
                 steps += _end_of(place)
             return steps

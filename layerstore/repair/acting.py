@@ -130,7 +130,15 @@ def still(tx: Transaction, home: str, act: Act, wanted: Change) -> bool:
         return False
     if wanted.put != "mode" and act.moves:
         _refuse_in_use(tx, home, act)
+        return not _is_being_worked_on(tx, act.path)
     return True
+
+
+def _is_being_worked_on(tx: Transaction, path: str) -> bool:
+    """Whether what lies in staging, trash or quarantine is of an operation that is in flight."""
+    place, _, name = path.rpartition("/")
+    own = place in (layout.STAGING, layout.TRASH, layout.QUARANTINE)
+    return own and tx.operation(name.partition("-")[0]) is not None
 
 
 def _refuse_in_use(tx: Transaction, home: str, act: Act) -> None:
@@ -140,6 +148,10 @@ def _refuse_in_use(tx: Transaction, home: str, act: Act) -> None:
         raise Refused(f"{path} is not moved: {mounted[0].mount_point} is mounted there.")
     if act.repair == "drop-merged" and tx.one(sql.SELECT_MOUNT, layer=act.layer) is not None:
         raise Refused(f"{path} is not moved: {act.layer} is mounted.")
+    if tx.layer(path) is not None:
+        raise Refused(
+            f"{path} is not moved: it is a layer of the index.", hint="See 'layerstore rm'."
+        )
     link = path.removeprefix(f"{layout.LINKS}/")
     if act.repair == "drop-link" and tx.one(sql.SELECT_LAYER_BY_LINK, link=link) is not None:
         by = rows.layer(tx.all(sql.SELECT_LAYER_BY_LINK, link=link)[0]).link

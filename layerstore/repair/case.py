@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Mapping
 from typing import Final
 
 import attrs
 
 from layerstore import model as m
 from layerstore.audit.view import View
+from layerstore.fs import layout
 from layerstore.repair.forms import Act, Change, Remedy
 
 
@@ -24,14 +27,45 @@ NOBODY: Final = Owners()
 
 
 @attrs.frozen
+class Overview:
+    """What is asked of a whole store for each of many findings, and is gathered once."""
+
+    named: frozenset[str]
+    """Every link that some `lower` in the tree names."""
+    indexed: frozenset[str]
+    """The links of the index."""
+    missing: frozenset[str]
+    """Those of layers that have no directory."""
+    claims: Mapping[str, int]
+    """How many directories have a link in their `link` file."""
+    leading: Mapping[str, tuple[str, ...]]
+    """The links in `l/` by what they read."""
+
+    @classmethod
+    def of(cls, view: View) -> Overview:
+        layers = view.tree.layers
+        rows = view.records.index.values() if view.records is not None else ()
+        lowers = {found.lower for found in layers.values() if found.lower}
+        leading: dict[str, tuple[str, ...]] = {}
+        for link, reads in view.tree.links.items():
+            leading[reads] = (*leading.get(reads, ()), link)
+        return cls(
+            named=frozenset(link for text in lowers for link in layout.lower_links(text)),
+            indexed=frozenset(row.link for row in rows),
+            missing=frozenset(row.link for row in rows if row.id not in layers),
+            claims=Counter(found.link for found in layers.values() if found.link),
+            leading=leading,
+        )
+
+
+@attrs.frozen
 class Case:
     """A finding, and what there is to judge it by."""
 
     view: View
     finding: m.Finding
     owners: Owners
-    named: frozenset[str]
-    """Every link that some `lower` in the tree names."""
+    all: Overview
 
     @property
     def layer(self) -> str:

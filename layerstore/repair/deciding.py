@@ -51,7 +51,9 @@ def forget(case: Case) -> Remedy:
                 case.act("bring-back", f"bring {layer} back from {source}", change, path=layer)
             )
         if lying:
-            return case.leaves(f"it lies in {layout.TRASH}, and something is mounted upon it there")
+            return case.leaves(
+                f"it lies in {layout.TRASH}, twice, or is mounted or being worked on there"
+            )
     depend = case.depended_on()
     if depend or layer in view.places:
         why = depend or "it is mounted"
@@ -85,18 +87,24 @@ def quarantine(case: Case) -> Remedy:
     return _aside(case, "quarantine")
 
 
+def staging(case: Case) -> Remedy:
+    name = case.path.rpartition("/")[2]
+    records = case.view.records
+    if name.startswith(layout.TRIAL) and records is not None and records.living:
+        return case.leaves("a process that has the store open may be trying the file system out")
+    return quarantine(case)
+
+
 def trash(case: Case) -> Remedy:
     if _mounted_in_trash(case.view, [case.path.rpartition("/")[2]]):
         return case.leaves("something is mounted upon it; unmount that, and repair again")
-    link = case.view.tree.trash.get(case.path.rpartition("/")[2])
-    rows = case.view.records.index.values() if case.view.records is not None else ()
-    if any(row.link == link and row.id not in case.view.tree.layers for row in rows):
+    if case.view.tree.trash.get(case.path.rpartition("/")[2]) in case.all.missing:
         return case.leaves("it is a layer that the index has, which is brought back")
     return quarantine(case)
 
 
 def drop_link(case: Case) -> Remedy:
-    if case.path.rpartition("/")[2] in case.named:
+    if case.path.rpartition("/")[2] in case.all.named:
         return case.leaves("a lower file names it; what that is should be clear first")
     return _aside(case, "drop-link")
 
@@ -122,27 +130,22 @@ def drop_merged(case: Case) -> Remedy:
 def unknown(case: Case) -> Remedy:
     view, layer = case.view, case.layer
     found = view.tree.layers[layer]
-    assert view.records is not None
-    taken = {row.link for row in view.records.index.values()}
+    link = found.link or ""
     why = view.tree.broken(layer)
-    twins = [name for name, other in view.tree.layers.items() if other.link == found.link]
-    if why is None and len(twins) == 1:
+    alone = case.all.claims.get(link) == 1
+    if why is None and alone:
         return case.does(case.act("adopt", f"take {layer} into the index"))
-    leading = [
-        link
-        for link, reads in view.tree.links.items()
-        if reads == layout.link_target(layer) and link not in taken
-    ]
-    has_link = bool(found.link and LINK_PATTERN.fullmatch(found.link))
+    leads = case.all.leading.get(layout.link_target(layer), ())
+    leading = [name for name in leads if name not in case.all.indexed]
+    has_link = LINK_PATTERN.fullmatch(link) is not None
     if not has_link and len(leading) == 1:
         write = rebuilding.write(case, "write-link", layout.LINK, leading[0])
         return case.does(
             write, case.act("adopt", f"take {layer} into the index, if it is whole then")
         )
-    free = found.link not in taken and found.link not in view.tree.links and len(twins) == 1
+    free = alone and link not in case.all.indexed and link not in view.tree.links
     if has_link and free and view.tree.links_facts is not None:
-        assert found.link is not None
-        make = rebuilding.link(case, found.link)
+        make = rebuilding.link(case, link)
         return case.does(
             make, case.act("adopt", f"take {layer} into the index, if it is whole then")
         )

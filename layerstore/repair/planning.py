@@ -17,9 +17,8 @@ from layerstore.audit import Report
 from layerstore.audit.codes import CODES, REPAIRS
 from layerstore.audit.view import View
 from layerstore.errors import InvalidArgument
-from layerstore.fs import layout
 from layerstore.repair import deciding, rebuilding
-from layerstore.repair.case import NOBODY, Case, Owners
+from layerstore.repair.case import NOBODY, Case, Overview, Owners
 from layerstore.repair.forms import Act, Plan, Remedy
 
 _INDEX: Final = frozenset({"projection-differs", "broken-reference"})
@@ -46,11 +45,7 @@ def plan(
     owners: Owners = NOBODY,
 ) -> Plan:
     """What would mend what was found. Notes are left alone unless they are asked for by `only`."""
-    named = frozenset(
-        link
-        for found in view.tree.layers.values()
-        for link in layout.lower_links(found.lower or "")
-    )
+    overview = Overview.of(view)
     wanted = [
         item
         for item in report.findings
@@ -59,7 +54,7 @@ def plan(
     stale = any(item.code in _INDEX for item in report.findings)
     remedies = []
     for item in wanted:
-        case = Case(view, item, owners, named)
+        case = Case(view, item, owners, overview)
         remedy = _RULES[item.code](case)
         if stale and any(act.repair not in _FIRST for act in remedy.acts):
             # What is derived from an index that is wrong would be wrong, too.
@@ -120,7 +115,7 @@ _RULES: Final[dict[str, Callable[[Case], Remedy]]] = {
     "unsettled-operation": deciding.settle,
     "dead-owner": deciding.settle,
     "dead-holder": deciding.settle,
-    "staging-leftover": deciding.quarantine,
+    "staging-leftover": deciding.staging,
     "trash-leftover": deciding.trash,
     "archive-leftover": _by_hand("the next compaction removes it: 'layerstore journal compact'"),
     "orphan-data": _by_hand(_NOT_OURS),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from layerstore import answers
-
-_ONLY_FORWARD: Final = "unmount"
 
 
 def undo(worker: Worker, history: Iterable[answers.Entry], operation: str) -> Done:

@@ -277,7 +277,7 @@ LINKS = [
         "l gone",
         "missing-links",
         lambda h: shutil.rmtree(h / "l"),
-        "l lB lodd mid side top alone base",
+        "l lB lodd lmode mid side top alone base",
     ),
     _any(
         "link to another layer",

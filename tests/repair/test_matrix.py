@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from layerstore import Store
 from layerstore import model as m
-from layerstore.audit import audit
+from layerstore.audit import audit, examine
 from layerstore.audit.codes import CODES
-from layerstore.errors import LayerstoreError
+from layerstore.errors import LayerstoreError, Refused
 from layerstore.fs import layout
+from layerstore.repair import acting, planning
 from layerstore.repair.forms import Outcome
 from layerstore.repair.planning import _RULES
 from layerstore.repair.verb import plan_repair
@@ -97,7 +98,8 @@ def test_repair_is_repeated_and_taken_back(bare: Path, damage: Damage) -> None:
         whole = shape(home)
         again = store.repair(only=only)
         assert () == again.done and whole == shape(home)
-        undone = [item for item in outcome.done if item.operation and item.act.repair != "unmount"]
+        forward_only = ("unmount", "bring-back")
+        undone = [d for d in outcome.done if d.operation and d.act.repair not in forward_only]
         for item in reversed(undone):
             assert item.operation is not None
             back = store.undo_repair(item.operation)
@@ -160,6 +162,61 @@ def test_every_code_has_a_rule() -> None:
         "refold",
         "quarantine",
     }
+
+
+def test_a_layer_of_the_index_is_not_taken_away_again(bare: Path) -> None:
+    """What was brought back from the trash stays, and what was adopted meanwhile, too."""
+    home = damages.make(bare, damages.STORE)
+    (home / "alone").rename(home / layout.TRASH / ("0" * 32))
+    damages.hand_made(home, "found")
+    (home / "found/diff").rmdir()
+    with Store.open(home) as store:
+        done = {item.act.layer: item for item in store.repair().done}
+        brought, aside = done["alone"].operation, done["found"].operation
+        assert brought is not None and aside is not None
+        with pytest.raises(Refused, match="alone is not moved: it is a layer of the index"):
+            store.undo_repair(brought)
+        back = store.undo_repair(aside)
+        (home / "found/diff").mkdir()
+        assert ["make-link", "adopt"] == [item.act.repair for item in store.repair().done]
+        with pytest.raises(Refused, match="found is not moved: it is a layer of the index"):
+            store.undo_repair(str(back.operation))
+        assert {"alone", "found"} <= {str(layer.id) for layer in store.layers()}
+    assert [] == bad(home)
+
+
+def test_a_repair_of_the_home_itself(bare: Path) -> None:
+    """A home that everybody may write to is closed, and what it was is known for the way back."""
+    home = damages.make(bare, damages.STORE)
+    home.chmod(0o777)
+    with Store.open(home) as store:
+        (done,) = store.repair().done
+        assert 0o755 == home.stat().st_mode & 0o7777
+        store.undo_repair(str(done.operation))
+        assert 0o777 == home.stat().st_mode & 0o7777
+        store.repair()
+    assert [] == bad(home)
+
+
+def test_what_changed_since_the_plan_is_left_alone(bare: Path) -> None:
+    """A plan that is older than what lies there does nothing about it."""
+    home = damages.make(bare, damages.STORE)
+    (home / "new").mkdir()
+    report, view = examine(home)
+    acts = planning.plan(report, view).acts()
+    (home / "new/diff").mkdir()
+    with Store.open(home) as store:
+        (done,) = acting.carry_out(store._worker(), acts)
+        assert "skipped" == done.outcome and (home / "new/diff").is_dir()
+
+
+def test_a_trial_of_a_living_process_is_left_alone(bare: Path) -> None:
+    """What a process that has the store open tries out in staging is not set aside."""
+    home = damages.make(bare, damages.STORE)
+    with Store.open(home) as store:
+        (home / layout.STAGING / f"{layout.TRIAL}x").mkdir()
+        outcome = store.repair()
+        assert () == outcome.done and "staging-leftover" == outcome.left[0].finding.code
 
 
 def test_nothing_is_moved_where_records_look_lost(bare: Path) -> None:
