@@ -22,6 +22,7 @@ from layerstore.errors import (
 )
 from layerstore.fs import ballast, durable, files, layout, mount, mountinfo, namespaces, syscalls
 from layerstore.fs import steps as s
+from layerstore.fs.aside import perform as set_aside
 from layerstore.fs.trace import trace
 from layerstore.model import TAKING_ROOM
 
@@ -198,9 +199,7 @@ class Performer:
             os.rename(self.path(step.source), self.path(step.target))
 
     def _aside(self, step: Any, _: s.Performed, __: bool) -> None:
-        from layerstore.fs import aside  # only repairs have use for it
-
-        aside.perform(self._home, step)
+        set_aside(self._home, step)
 
     def _remove_symlink(self, step: s.RemoveSymlink, _: s.Performed, __: bool) -> None:
         path = self.path(step.path)
@@ -388,10 +387,7 @@ _PERFORM: Final[dict[type[Any], Callable[[Performer, Any, s.Performed, bool], No
     s.Publish: Performer._publish,
     s.MoveToTrash: Performer._move_to_trash,
     s.MoveAside: Performer._move_aside,
-    s.SetAside: Performer._aside,
-    s.PutInPlace: Performer._aside,
-    s.RemoveFile: Performer._aside,
-    s.SetMode: Performer._aside,
+    **dict.fromkeys((s.SetAside, s.PutInPlace, s.RemoveFile, s.SetMode), Performer._aside),
     s.RemoveSymlink: Performer._remove_symlink,
     s.RemoveDirectory: Performer._remove_directory,
     s.RemoveTree: Performer._remove_tree,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from layerstore import events as e
 from layerstore import plan, projection, repair_steps, state
 from layerstore.codec import TAGS
-from layerstore.fs import layout, perform, steps
+from layerstore.fs import aside_steps, layout, perform, steps
 from layerstore.fs.steps import Performed
 from layerstore.model import Verb
 from layerstore.rows import _STATES
@@ -25,7 +25,9 @@ INTENTS = {verb: state.TRIPLES[verb].intended for verb in Verb if verb in state.
 STEPS = [
     cls
     for cls in vars(steps).values()
-    if isinstance(cls, type) and cls.__module__ == steps.__name__ and cls is not Performed
+    if isinstance(cls, type)
+    and cls.__module__ in (steps.__name__, aside_steps.__name__)
+    and cls is not Performed
 ]
 NO_LAYER_OF_ITS_OWN = {Verb.EMPTY}
 """Verbs whose `layer` is never the id of a layer, so that no layer has a state by them."""
