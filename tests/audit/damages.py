@@ -315,7 +315,7 @@ FILES = [
         "lower with an empty part",
         "garbled-lower-file",
         lambda h: (h / "top/lower").write_text(f"l/{link_of(h, 'mid')}::"),
-        "top",
+        "top mid",
     ),
     _any("lower names nobody", "unknown-lower", _write("top/lower", f"l/{LINK}"), "top lB"),
     _any(
