@@ -39,6 +39,25 @@ def compare(hands: Hands) -> Iterator[m.Settled]:
     yield from _check_mounts(hands, tree)
 
 
+def take_in(hands: Hands) -> Iterator[m.Settled]:
+    """What of a comparison changes nothing but the index: for a repair, which sees to the tree itself.
+
+    Whole layers that the index does not know, and layers that were set apart and are whole again.
+    """
+    tree = survey(hands.home)
+    read = hands.journal.database.read
+    index = {row[0]: Indexed(*row) for row in read(sql.SELECT_INDEX)}
+    operations = [rows.operation(row) for row in read(sql.SELECT_OPERATIONS)]
+    busy = {operation.layer for operation in operations} | {o.id for o in operations}
+    apart = {
+        name: row
+        for name, row in index.items()
+        if row.damage is not None and _damage(tree, row) is None
+    }
+    yield from _check_indexed(hands, tree, apart, busy)
+    yield from _adopt(hands, tree, index, busy)
+
+
 def _attempt(
     hands: Hands, what: str, layer: str, message: str, act: Callable[[Hands], bool]
 ) -> Iterator[m.Settled]:

@@ -3,9 +3,8 @@
 An operation is a triple: the intent, and one of its two outcomes. The intent holds every *fact*
 that is needed to finish or undo the operation, never a list of steps: those are computed from it
 by `plan`, at the first run and at recovery alike. Events outside a triple are single transactions.
-Their tags, which rows carry, stand in `codec`; classes can be renamed, tags cannot. Those about the
-store as a whole stand in `home_events`, those about what layers hold in `content_events`, and all of
-them are had from here all the same.
+Their tags, which rows carry, stand in `codec`; classes can be renamed, tags cannot. Those of
+`home_events`, `content_events` and `repair_events` are had from here all the same.
 """
 
 from __future__ import annotations
@@ -30,6 +29,13 @@ from layerstore.home_events import StoreInitialized as StoreInitialized
 from layerstore.home_events import StoreMoved as StoreMoved
 from layerstore.home_events import StoreRebuilt as StoreRebuilt
 from layerstore.home_events import StoreRestored as StoreRestored
+from layerstore.repair_events import IndexRefolded as IndexRefolded
+from layerstore.repair_events import Repaired as Repaired
+from layerstore.repair_events import RepairIntended as RepairIntended
+from layerstore.repair_events import RepairUndone as RepairUndone
+from layerstore.repair_events import TreeCorrected as TreeCorrected
+from layerstore.repair_events import TreeCorrectIntended as TreeCorrectIntended
+from layerstore.repair_events import TreeCorrectUndone as TreeCorrectUndone
 from layerstore.values import value
 
 
@@ -292,33 +298,6 @@ class LayerRestored:
     layer: str
 
 
-@value
-@attrs.frozen(repr=False, eq=False)
-class TreeCorrectIntended:
-    """`correction`: `restore-link`, `drop-link` or `sweep-staging`."""
-
-    layer: str
-    """The layer, or `l/<LINK>` or `staging/<name>` where no layer is concerned."""
-    correction: str
-    name: str
-    """The link, or the name in staging."""
-    project: int = 0
-    """The project id of what is swept, whose limit ends."""
-
-
-@value
-@attrs.frozen(repr=False, eq=False)
-class TreeCorrected:
-    layer: str
-
-
-@value
-@attrs.frozen(repr=False, eq=False)
-class TreeCorrectUndone:
-    layer: str
-    reason: str
-
-
 Intent = (
     LayerCreateIntended
     | LayerMountIntended
@@ -328,6 +307,7 @@ Intent = (
     | TreeCorrectIntended
     | LayerApplyIntended
     | ManifestRecordIntended
+    | RepairIntended
 )
 Done = (
     LayerCreated
@@ -338,6 +318,7 @@ Done = (
     | TreeCorrected
     | LayerApplied
     | ManifestRecorded
+    | Repaired
 )
 Undone = (
     LayerCreateUndone
@@ -348,6 +329,7 @@ Undone = (
     | TreeCorrectUndone
     | LayerApplyUndone
     | ManifestRecordUndone
+    | RepairUndone
 )
 Single = (
     StoreInitialized
@@ -365,6 +347,7 @@ Single = (
     | LayerIsolated
     | LayerRestored
     | ManifestDropped
+    | IndexRefolded
     | OwnerDied
     | OperationClaimed
     | OperationAbandoned

@@ -105,6 +105,7 @@ class Verb(StrEnum):
     CORRECT = "correct"
     APPLY = "apply"
     RECORD = "record"
+    REPAIR = "repair"
 
 
 TAKING_ROOM: Final = frozenset({Verb.CREATE, Verb.MOUNT, Verb.APPLY, Verb.RECORD})

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from layerstore import events as e
+from layerstore import repair_steps
 from layerstore.fs import layout
 from layerstore.fs import steps as s
 
@@ -63,6 +64,8 @@ def done(intent: e.Intent, performed: s.Performed) -> e.Done:
             return e.ManifestRecorded(
                 intent.layer, performed.digest, performed.entries, performed.bytes
             )
+        case e.RepairIntended():
+            return e.Repaired(intent.layer)
 
 
 def undone(intent: e.Intent, reason: str, *, in_use: bool) -> e.Undone:
@@ -84,6 +87,8 @@ def undone(intent: e.Intent, reason: str, *, in_use: bool) -> e.Undone:
             return e.LayerApplyUndone(intent.layer, reason)
         case e.ManifestRecordIntended():
             return e.ManifestRecordUndone(intent.layer, reason)
+        case e.RepairIntended():
+            return e.RepairUndone(intent.layer, reason)
 
 
 def _create(operation: str, intent: e.LayerCreateIntended) -> Steps:
@@ -340,6 +345,7 @@ _FORWARD: Final[Mapping[type[Any], Callable[[str, Any], Steps]]] = {
     e.TreeCorrectIntended: _correct,
     e.LayerApplyIntended: _apply,
     e.ManifestRecordIntended: _record,
+    e.RepairIntended: repair_steps.forward,
 }
 _BACKWARD: Final[Mapping[type[Any], Callable[[str, Any], Steps]]] = {
     e.LayerCreateIntended: _uncreate,
@@ -350,4 +356,5 @@ _BACKWARD: Final[Mapping[type[Any], Callable[[str, Any], Steps]]] = {
     e.TreeCorrectIntended: _nothing,
     e.LayerApplyIntended: _unapply,
     e.ManifestRecordIntended: _unrecord,
+    e.RepairIntended: repair_steps.backward,
 }

@@ -18,7 +18,7 @@ import attrs
 
 from layerstore import events as e
 from layerstore import model as m
-from layerstore import plan, room, rows, state
+from layerstore import plan, repair_steps, room, rows, state
 from layerstore.db import statements as sql
 from layerstore.errors import LayerstoreError, OwnerLost, UpperBusy, WritesRefused
 from layerstore.fs import files, layout, locks, perform
@@ -351,7 +351,19 @@ def gather(home: str, operation: str, intent: e.Intent) -> state.Evidence:
         trashed=os.path.lexists(f"{home}/{layout.trash(operation)}"),
         applied=isinstance(intent, e.LayerApplyIntended)
         and files.is_applied(home, operation, intent.layer),
+        moved=isinstance(intent, e.RepairIntended) and _is_moved(home, operation, intent),
     )
+
+
+def _is_moved(home: str, operation: str, intent: e.RepairIntended) -> bool:
+    there = os.path.lexists(f"{home}/{intent.path}")
+    if intent.put in ("mode", "unmount"):
+        return False  # nothing is lost by it, and nothing won by insisting
+    if intent.put == "trash":
+        return not there
+    if intent.aside:
+        return os.path.lexists(f"{home}/{repair_steps.set_aside_at(operation, intent.path)}")
+    return there
 
 
 def settle_operations(hands: Hands, *, insist: bool) -> Iterator[m.Settled]:

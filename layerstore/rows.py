@@ -20,6 +20,7 @@ _STATES: Final = {
     m.Verb.CORRECT: m.LayerState.READY,
     m.Verb.APPLY: m.LayerState.APPLYING,
     m.Verb.RECORD: m.LayerState.READY,
+    m.Verb.REPAIR: m.LayerState.READY,
 }
 
 

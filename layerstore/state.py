@@ -36,6 +36,7 @@ TRIPLES: Final[Mapping[Verb, Triple]] = {
     Verb.CORRECT: Triple(e.TreeCorrectIntended, e.TreeCorrected, e.TreeCorrectUndone),
     Verb.APPLY: Triple(e.LayerApplyIntended, e.LayerApplied, e.LayerApplyUndone),
     Verb.RECORD: Triple(e.ManifestRecordIntended, e.ManifestRecorded, e.ManifestRecordUndone),
+    Verb.REPAIR: Triple(e.RepairIntended, e.Repaired, e.RepairUndone),
 }
 VERB_OF_INTENT: Final = {triple.intended: verb for verb, triple in TRIPLES.items()}
 OUTCOMES: Final = {
@@ -60,6 +61,8 @@ class Evidence:
     """`trash/<operation>` is there."""
     applied: bool = False
     """The layer has the content that `staging/<operation>` held."""
+    moved: bool = False
+    """A repair has moved what it was to move, or put what it was to put."""
 
 
 RECOVERY: Final[Mapping[Verb, Callable[[Evidence], Rule]]] = {
@@ -78,6 +81,8 @@ RECOVERY: Final[Mapping[Verb, Callable[[Evidence], Rule]]] = {
     Verb.APPLY: lambda seen: Rule.REDO if seen.applied else Rule.UNDO,
     # Nobody was told that it is written down.
     Verb.RECORD: lambda _: Rule.UNDO,
+    # Once the old is away the new has to come; before that nothing has happened.
+    Verb.REPAIR: lambda seen: Rule.REDO if seen.moved or seen.trashed else Rule.UNDO,
 }
 
 

@@ -32,9 +32,10 @@ from layerstore.keeping import Keeping
 from layerstore.outside import Outside
 from layerstore.reader import Reader
 from layerstore.recording import Recording
+from layerstore.repair.verb import Repairing
 
 
-class Store(compaction.Compacting, Keeping, Applying, Recording, Outside):
+class Store(compaction.Compacting, Keeping, Applying, Recording, Outside, Repairing):
     """A store, opened to work with it; also everything that a Reader answers.
 
     Safe to use from many threads; not in a forked child, which opens it anew.

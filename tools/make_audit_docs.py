@@ -1,4 +1,4 @@
-"""Writes the tables of docs/audit.md, and the codes of its JSON schema, from the code."""
+"""Writes the tables of docs/audit.md, and the JSON schemas of audit and repair, from the code."""
 
 from __future__ import annotations
 
@@ -57,6 +57,53 @@ def schema() -> dict[str, object]:
     }
 
 
+def repair_schema() -> dict[str, object]:
+    text, yes = {"type": "string"}, {"type": "boolean"}
+    maybe = {"type": ["string", "null"]}
+    act: dict[str, object] = {
+        "repair": {"type": "string", "enum": list(codes.REPAIRS)},
+        "does": text,
+        "layer": maybe,
+        "path": maybe,
+        "moves": yes,
+    }
+    done = act | {
+        "outcome": {"type": "string", "enum": ["done", "skipped", "failed"]},
+        "message": text,
+        "operation": maybe,
+    }
+    remedy: dict[str, object] = {
+        "code": {"type": "string", "enum": list(codes.CODES)},
+        "severity": {"type": "string", "enum": [severity.value for severity in Severity]},
+        "message": text,
+        "layer": maybe,
+        "path": maybe,
+        "acts": _several(act),
+        "left": text,
+    }
+    report = {
+        "schema": {"const": 1},
+        "repair": {"const": 1},
+        "home": text,
+        "lost_metadata": yes,
+        "plan": _several(remedy),
+        "done": _several(done),
+        "left": _several(remedy),
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "layerstore repair --json",
+        "type": "object",
+        "properties": report,
+        "required": list(report),
+    }
+
+
+def _several(properties: dict[str, object]) -> dict[str, object]:
+    item = {"type": "object", "properties": properties, "required": list(properties)}
+    return {"type": "array", "items": item}
+
+
 def main() -> None:
     document = ROOT / "docs/audit.md"
     text = document.read_text(encoding="utf-8")
@@ -64,8 +111,9 @@ def main() -> None:
         start, end = f"<!-- {mark} -->\n", f"<!-- end of {mark} -->"
         text = re.sub(f"{start}.*?{end}", lambda _: start + table + end, text, flags=re.DOTALL)  # noqa: B023
     document.write_text(text, encoding="utf-8")
-    content = json.dumps(schema(), indent=2) + "\n"
-    (ROOT / "docs/audit.schema.json").write_text(content, encoding="utf-8")
+    for name, content in (("audit", schema()), ("repair", repair_schema())):
+        whole = json.dumps(content, indent=2) + "\n"
+        (ROOT / f"docs/{name}.schema.json").write_text(whole, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -87,23 +87,33 @@ def audit(
     """
     path = Path(home).resolve()
     if os.path.isdir(path / layout.OWN):
-        try:
-            report = _audit_store(path, archives=archives, progress=progress)
-            return _with_content(path, report, only, progress) if content else report
-        except StoreDamaged as error:  # it could be opened, and then not be read
-            view = look(os.fspath(path), None)
-            damaged = finding("damaged-database", error.message, path=f"{path}/{layout.DATABASE}")
-            return _report(view, [damaged, *_judge(view, archives=False)], "layerstore")
+        report = examine(path, archives=archives, progress=progress)[0]
+        return _with_content(path, report, only, progress) if content else report
     if not any_tree:
         description.read(path)  # raises NoStore
     report = _audit_tree(path, progress=progress)
     return _with_content(path, report, only, progress) if content else report
 
 
+def examine(
+    home: Path, *, archives: bool = False, progress: Progress | None = None
+) -> tuple[Report, View]:
+    """Audit a store of ours: the report, and the look that it comes from, for whoever plans repairs.
+
+    The database is closed: what the look has of it is what was read.
+    """
+    try:
+        return _audit_store(home, archives=archives, progress=progress)
+    except StoreDamaged as error:  # it could be opened, and then not be read
+        view = look(os.fspath(home), None)
+        damaged = finding("damaged-database", error.message, path=f"{home}/{layout.DATABASE}")
+        return _report(view, [damaged, *_judge(view, archives=False)], "layerstore"), view
+
+
 # --- a store of ours ------------------------------------------------------------------------------
 
 
-def _audit_store(home: Path, *, archives: bool, progress: Progress | None) -> Report:
+def _audit_store(home: Path, *, archives: bool, progress: Progress | None) -> tuple[Report, View]:
     with contextlib.ExitStack() as stack:
         reader, source, trouble = _records_of(home, stack)
         folded = () if reader is None else records.projection(reader, source, progress)
@@ -116,7 +126,7 @@ def _audit_store(home: Path, *, archives: bool, progress: Progress | None) -> Re
                 folded = records.projection(reader, source)
             view = look(os.fspath(home), reader)
             found = _confirmed(found, [*trouble, *_judge(view, archives), *folded])
-        return _report(view, found, "layerstore")
+        return _report(view, found, "layerstore"), view
 
 
 def _with_content(
@@ -133,7 +143,11 @@ def _with_content(
                 found += contents.check(os.fspath(home), reader, only, progress, checked)
         else:
             found += tarsplit.check(os.fspath(home), frozenset(only), progress, checked)
-        more = weight.weighed(look(os.fspath(home), reader), found) if found else ()
+        more = (
+            weight.weighed(look(os.fspath(home), reader), found, ours=report.kind == "layerstore")
+            if found
+            else ()
+        )
         return attrs.evolve(report, findings=_sorted([*report.findings, *more]), checked=checked)
 
 
@@ -244,7 +258,7 @@ def _report(view: View, found: list[m.Finding], kind: str) -> Report:
     else:
         checked |= {"mounts": len(view.places)}
     return Report(
-        findings=tuple(weight.weighed(view, every)),
+        findings=tuple(weight.weighed(view, every, ours=kind == "layerstore")),
         checked=checked,
         home=view.home,
         kind=kind,

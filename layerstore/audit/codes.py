@@ -22,18 +22,18 @@ _DAMAGE, _LEFTOVER, _DRIFT, _NOTE = (
 
 @attrs.frozen
 class Repair:
-    """What would put something right. `command` does it today; empty: nothing does yet."""
+    """What puts something right, and the command that does it."""
 
     name: str
     does: str
-    command: str = ""
+    command: str
     destroys: bool = False
-    """It removes, or moves away, something: it is refused where metadata looks lost."""
+    """It moves something away, or drops a record: it is refused where metadata looks lost."""
 
 
 @attrs.frozen
 class Code:
-    """One kind of finding. `repairs` are in the order in which they should be thought of."""
+    """One kind of finding. `repairs` are those that may be done about it, in their order."""
 
     name: str
     severity: Severity
@@ -43,32 +43,39 @@ class Code:
     """What lies there takes room that nothing needs: it is measured."""
 
 
+_REPAIR: Final = "layerstore repair"
+
 REPAIRS: Final = {
     r.name: r
     for r in (
         Repair("settle", "settles what dead processes left in flight", "layerstore recover"),
-        Repair("reopen", "compares the tree with the index, as an open after an unclean end does"),
-        Repair("release", "ends the holds of a name", "layerstore release HOLDER"),
-        Repair("rebuild-database", "begins a journal anew from the tree", "layerstore db rebuild"),
         Repair("restore-database", "puts a copy in place", "layerstore db restore FILE"),
+        Repair("rebuild-database", "begins a journal anew from the tree", "layerstore db rebuild"),
         Repair("upgrade", "brings the schema up to date", "layerstore db upgrade"),
-        Repair("write-link", "writes the link file again"),
-        Repair("make-link", "makes the link in l/ again"),
-        Repair("drop-link", "removes a link that no layer has", destroys=True),
-        Repair("write-lower", "writes the lower file again, from the parent's chain"),
-        Repair("make-work", "makes the work directory again"),
-        Repair("drop-merged", "removes the empty merged directory", destroys=True),
-        Repair("clear-committed", "removes the mark of a layer without children"),
-        Repair("adopt", "takes the layer into the index"),
-        Repair("forget", "drops the row of what is gone"),
-        Repair("refold", "writes the index again from the journal"),
-        Repair("quarantine", "sets it aside, with a note saying why", destroys=True),
-        Repair("set-mode", "gives back owner and mode"),
-        Repair("unmount", "unmounts it"),
+        Repair("refold", "writes the index again from the journal", _REPAIR),
+        Repair("set-mode", "gives back owner and mode", _REPAIR),
+        Repair("make-links", "makes the directory l/ again", _REPAIR),
+        Repair("make-link", "makes the link in l/ again", _REPAIR),
+        Repair("write-link", "writes the link file again", _REPAIR),
+        Repair("write-lower", "writes the lower file again, from the parent's chain", _REPAIR),
+        Repair("make-work", "makes the work directory again", _REPAIR),
+        Repair("bring-back", "brings a layer back from the trash", _REPAIR),
+        Repair("reopen", "looks at a layer again that was set apart", _REPAIR),
+        Repair("adopt", "takes the layer into the index", _REPAIR),
+        Repair("record-mount", "gives a mount the holder `unknown`", _REPAIR),
+        Repair("release", "ends the holds of names outside", _REPAIR, destroys=True),
+        Repair("end-mount", "ends a mount that the kernel has not", _REPAIR),
+        Repair("unmount", "unmounts what is no layer any more", _REPAIR),
+        Repair("drop-merged", "sets a merged directory aside", _REPAIR, destroys=True),
+        Repair("drop-link", "sets a link aside that no layer has", _REPAIR, destroys=True),
+        Repair("clear-committed", "sets the mark of a layer without children aside", _REPAIR),
+        Repair("quarantine", "sets it aside, with a note saying why", _REPAIR, destroys=True),
+        Repair("forget", "drops the row of what is gone", _REPAIR, destroys=True),
         Repair("drop-manifest", "forgets what a layer held", "layerstore manifest --drop ID"),
+        Repair("empty-quarantine", "removes it for good", "layerstore repair --empty-quarantine"),
     )
 }
-"""Every repair, also planned ones: an empty `command` says that it does not exist yet."""
+"""Every repair, in the order in which they are done. None but the last removes anything for good."""
 
 
 def _codes(
@@ -114,7 +121,7 @@ _ALL: Final = [
         _DRIFT,
         ("old-schema", "the database has an older schema", "upgrade"),
         ("leaked-project", "a quota id belongs to a layer that is gone", "forget"),
-        ("doubled-project", "two layers share a quota id", "set-mode"),
+        ("doubled-project", "two layers share a quota id", ""),
         ("quota-not-counted", "the files of a layer do not belong to its project", ""),
         ("quota-differs", "the limit in the kernel is not the one that was asked for", ""),
     ),
@@ -126,11 +133,11 @@ _ALL: Final = [
         (
             "staging-leftover",
             "what was being built belongs to no operation",
-            "reopen quarantine",
+            "quarantine",
             True,
         ),
-        ("trash-leftover", "what was being removed belongs to no operation", "reopen", True),
-        ("archive-leftover", "a compaction did not end", "reopen"),
+        ("trash-leftover", "what was being removed belongs to no operation", "quarantine", True),
+        ("archive-leftover", "a compaction did not end", ""),
         ("orphan-data", "the engine keeps data of a layer that has no record", "", True),
         (
             "temporary-file",
@@ -142,7 +149,12 @@ _ALL: Final = [
     ),
     *_codes(
         _NOTE,
-        ("quarantine-content", "something was set aside, and waits for a decision", "", True),
+        (
+            "quarantine-content",
+            "something was set aside, and waits for a decision",
+            "empty-quarantine",
+            True,
+        ),
         ("copied-store", "this home is a copy of another store, with the same id", ""),
         ("quota-unknown", "the kernel does not tell the limits", ""),
         ("stranger", "a name is not of the layout, and is left alone", ""),
@@ -150,13 +162,13 @@ _ALL: Final = [
     # --- links
     *_codes(
         _DAMAGE,
-        ("missing-links", "the directory l/ is gone", "make-link"),
+        ("missing-links", "the directory l/ is gone", "make-links make-link"),
         ("missing-link", "the link of a layer is not in l/", "make-link"),
         ("wrong-link", "the link of a layer leads elsewhere, or is no link", "make-link"),
     ),
     *_codes(
         _LEFTOVER,
-        ("orphan-link", "a link leads to no layer, and no layer has it", "reopen drop-link"),
+        ("orphan-link", "a link leads to no layer, and no layer has it", "drop-link"),
         ("doubled-link", "a layer has a second link in l/", "drop-link"),
         ("outside-link", "a link that no layer has leads out of the layout", "drop-link"),
         ("not-a-link", "what has the name of a link is none", "quarantine"),
@@ -178,12 +190,12 @@ _ALL: Final = [
             "write-lower",
         ),
         ("lower-cycle", "a layer is below itself", "write-lower"),
-        ("too-deep", "a layer has more layers below it than can be mounted", ""),
+        ("too-deep", "a layer has more layers below it than can be mounted", "write-lower"),
     ),
     # --- layers
     *_codes(
         _DAMAGE,
-        ("missing-layer", "a layer of the index has no directory", "forget"),
+        ("missing-layer", "a layer of the index has no directory", "bring-back forget"),
         (
             "unreadable",
             "the file system does not let a layer be read: an error of the disk, perhaps",
@@ -206,7 +218,12 @@ _ALL: Final = [
     ),
     *_codes(
         _DRIFT,
-        ("unknown-layer", "a layer is in the tree and not in the index", "reopen adopt", True),
+        (
+            "unknown-layer",
+            "a layer is in the tree and not in the index",
+            "write-link make-link adopt quarantine",
+            True,
+        ),
         ("unrecorded-layer", "a layer has no record in the metadata of its engine", "", True),
         ("recorded-parent-differs", "the engine's record names another parent", ""),
     ),
@@ -229,17 +246,17 @@ _ALL: Final = [
     # --- mounts
     *_codes(
         _DAMAGE,
-        ("mount-differs", "what is mounted is not the layer's chain", "unmount"),
-        ("lower-gone", "a mount stands on a layer that is gone", "unmount"),
+        ("mount-differs", "what is mounted is not the layer's chain", ""),
+        ("lower-gone", "a mount stands on a layer that is gone", ""),
     ),
     *_codes(
         _DRIFT,
         (
             "lost-mount",
             "a mount of the journal is in no mount namespace that can be seen",
-            "settle",
+            "end-mount",
         ),
-        ("unknown-mount", "a layer is mounted and the journal does not know it", "reopen"),
+        ("unknown-mount", "a layer is mounted and the journal does not know it", "record-mount"),
         ("hold-without-mount", "a layer is held, and not mounted", "release"),
     ),
     *_codes(
@@ -282,26 +299,17 @@ CODES: Final = {code.name: code for code in _ALL}
 """Every code, in the order of the documentation."""
 
 
-def built(code: str) -> tuple[str, ...]:
-    """The repairs of a finding that exist: what is not built is not offered."""
-    return tuple(name for name in CODES[code].repairs if REPAIRS[name].command)
-
-
 def as_markdown() -> str:
     """The table of docs/audit.md."""
     lines = ["| code | severity | what it means | repairs |", "|---|---|---|---|"]
     for code in CODES.values():
-        names = (name if REPAIRS[name].command else f"({name})" for name in code.repairs)
-        lines.append(
-            f"| `{code.name}` | {code.severity} | {code.meaning} | {', '.join(names) or '–'} |"
-        )
+        names = ", ".join(code.repairs) or "–"
+        lines.append(f"| `{code.name}` | {code.severity} | {code.meaning} | {names} |")
     return "\n".join(lines) + "\n"
 
 
 def repairs_as_markdown() -> str:
     """The table of the repairs."""
     lines = ["| repair | what it does | by |", "|---|---|---|"]
-    for repair in REPAIRS.values():
-        by = f"`{repair.command}`" if repair.command else "not built yet"
-        lines.append(f"| {repair.name} | {repair.does} | {by} |")
+    lines += [f"| {r.name} | {r.does} | `{r.command}` |" for r in REPAIRS.values()]
     return "\n".join(lines) + "\n"

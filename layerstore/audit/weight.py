@@ -18,8 +18,11 @@ _NAMED: Final = 20
 _PART: Final = 29
 
 
-def weighed(view: View, findings: Iterable[m.Finding]) -> Iterator[m.Finding]:
-    """The findings with dependents, bytes and repairs. What several share is asked once."""
+def weighed(view: View, findings: Iterable[m.Finding], *, ours: bool) -> Iterator[m.Finding]:
+    """The findings with dependents, bytes and repairs. What several share is asked once.
+
+    Trees that are not `ours` have no repairs.
+    """
     children: Mapping[str, list[str]] | None = None
     known: dict[str, tuple[int, tuple[str, ...]]] = {}
     holders: dict[str, list[str]] = {}
@@ -39,7 +42,7 @@ def weighed(view: View, findings: Iterable[m.Finding]) -> Iterator[m.Finding]:
             dependents=count,
             depends=names,
             bytes=usage(item.path) if weighs and item.path is not None else None,
-            repairs=codes.built(item.code),
+            repairs=codes.CODES[item.code].repairs if ours else (),
         )
 
 

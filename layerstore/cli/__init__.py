@@ -51,6 +51,7 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "doctor": ("doctor", "Check the machine and the store, and say what to do."),
         "recover": ("upkeep", "Settle what dead processes left open."),
         "audit": ("audit", "Compare journal, index, tree and mounts."),
+        "repair": ("repair", "Mend what an audit finds."),
         "cleanup": ("upkeep", "Unmount everything that the store mounted."),
         "release": ("upkeep", "End the holds of a name that never returns."),
         "journal": ("journal", "See to the journal's size."),

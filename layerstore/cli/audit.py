@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _SHOWN: Final = 10
 """Findings of one code that are printed without -v."""
+_REPAIRS: Final = "mends what can be derived, and sets aside the rest; --plan says how"
 _SOON: Final = 1.0
 """Seconds after which somebody who watches wants to see that it goes on."""
 _WORDS: Final = {
@@ -179,9 +180,10 @@ def _tell_next(app: App, report: Report, bad: list[Finding]) -> None:
     if report.lost_metadata:
         names = {name: None for name in names if not REPAIRS[name].destroys}
     if report.kind == "layerstore":
-        for name in names:
-            repair = REPAIRS[name]
-            app.out.line(f"'{repair.command}' {repair.does}.")
+        commands = {REPAIRS[name].command: REPAIRS[name].does for name in reversed(names)}
+        for command, does in reversed(commands.items()):
+            said = _REPAIRS if command == "layerstore repair" else does
+            app.out.line(f"'{command}' {said}.")
 
 
 class _Bar:

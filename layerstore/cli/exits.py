@@ -8,7 +8,9 @@ from layerstore.errors import InvalidArgument, LayerstoreError
 
 FAILED: Final = 1
 SOME_FAILED: Final = 3
+REPAIRED: Final = 1
 FINDINGS: Final = 4
+REPAIRED_AND_LEFT: Final = 5
 NOT_AUDITED: Final = 8
 USAGE: Final = InvalidArgument.exit_code
 HUNG_UP: Final = 129
@@ -21,8 +23,9 @@ TERMINATED: Final = 143
 _OTHERS: Final = {
     0: "success",
     SOME_FAILED: "some of several things failed, and some were done",
-    FINDINGS: "audit, doctor: it found something that is not as it should be",
-    NOT_AUDITED: "audit, doctor: it could not run to its end",
+    FINDINGS: "audit, doctor, repair: something is not as it should be",
+    REPAIRED_AND_LEFT: "repair: something was repaired (which alone is 1), and something is left",
+    NOT_AUDITED: "audit, doctor, repair: it could not run to its end",
     NOT_EXECUTABLE: "unshare: the command cannot be run",
     NO_COMMAND: "unshare: there is no such command",
     INTERRUPTED: "interrupted (SIGINT)",

@@ -22,6 +22,7 @@ from layerstore.errors import (
 )
 from layerstore.fs import ballast, durable, files, layout, mount, mountinfo, namespaces, syscalls
 from layerstore.fs import steps as s
+from layerstore.fs.aside import perform as set_aside
 from layerstore.fs.trace import trace
 from layerstore.model import TAKING_ROOM
 
@@ -169,16 +170,15 @@ class Performer:
         with contextlib.suppress(FileNotFoundError):
             os.rename(self.path(step.source), self.path(step.target))
 
+    def _aside(self, step: Any, _: s.Performed, __: bool) -> None:
+        set_aside(self._home, step)
+
     def _remove_symlink(self, step: s.RemoveSymlink, _: s.Performed, __: bool) -> None:
         path = self.path(step.path)
         if not os.path.islink(path):
             return
         if files.read_symlink(path) == step.target or not os.path.exists(path):
             os.unlink(path)
-
-    def _remove_file(self, step: s.RemoveFile, _: s.Performed, __: bool) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path(step.path))
 
     def _write_manifest(self, step: s.WriteManifest, performed: s.Performed, _: bool) -> None:
         from layerstore.fs import manifest  # few layers get one
@@ -371,8 +371,8 @@ _PERFORM: Final[dict[type[Any], Callable[[Performer, Any, s.Performed, bool], No
     s.Publish: Performer._publish,
     s.MoveToTrash: Performer._move_to_trash,
     s.MoveAside: Performer._move_aside,
+    **dict.fromkeys((s.SetAside, s.PutInPlace, s.RemoveFile, s.SetMode), Performer._aside),
     s.RemoveSymlink: Performer._remove_symlink,
-    s.RemoveFile: Performer._remove_file,
     s.RemoveDirectory: Performer._remove_directory,
     s.RemoveTree: Performer._remove_tree,
     s.Unpack: Performer._unpack,

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import attrs
 
+from layerstore.fs.aside_steps import PutInPlace as PutInPlace
+from layerstore.fs.aside_steps import RemoveFile as RemoveFile
+from layerstore.fs.aside_steps import SetAside as SetAside
+from layerstore.fs.aside_steps import SetMode as SetMode
 from layerstore.values import value
 
 
@@ -228,17 +232,6 @@ class RemoveSymlink:
 
 @value
 @attrs.frozen(repr=False, eq=False)
-class RemoveFile:
-    """Unlink a file of the store's own; an absent one is fine."""
-
-    path: str
-
-    def describe(self) -> str:
-        return f"remove {self.path}"
-
-
-@value
-@attrs.frozen(repr=False, eq=False)
 class RemoveDirectory:
     """rmdir; an absent one is fine. Evicts mounts of it in other mount namespaces.
 
@@ -379,8 +372,11 @@ Step = (
     | Publish
     | MoveToTrash
     | MoveAside
-    | RemoveSymlink
+    | SetAside
+    | PutInPlace
     | RemoveFile
+    | SetMode
+    | RemoveSymlink
     | RemoveDirectory
     | RemoveTree
     | Unpack

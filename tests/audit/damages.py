@@ -284,7 +284,7 @@ LINKS = [
         "l gone",
         "missing-links",
         lambda h: shutil.rmtree(h / "l"),
-        "l lB lodd mid side top alone base",
+        "l lB lodd lmode mid side top alone base",
     ),
     _any(
         "link to another layer",
@@ -322,7 +322,7 @@ FILES = [
         "lower with an empty part",
         "garbled-lower-file",
         lambda h: (h / "top/lower").write_text(f"l/{link_of(h, 'mid')}::"),
-        "top",
+        "top mid",
     ),
     _any("lower names nobody", "unknown-lower", _write("top/lower", f"l/{LINK}"), "top lB"),
     _any(

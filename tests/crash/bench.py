@@ -37,6 +37,7 @@ from layerstore.testing import dying_at, points
 from tests.crash import shim
 from tests.crash.invariants import Violation, judge, mend, mounts_below
 from tests.crash.model import Create, Live, State, ladder, line
+from tests.crash.repairs import REPAIR_TEMPLATES, REPAIRS
 from tests.crash.scenarios import LONG, SCENARIOS, TEMPLATES, Scenario
 
 BEGIN, END = "/fault-armed", "/fault-disarmed"
@@ -158,6 +159,8 @@ class Snapshot:
                 continue
             if kind == "directory":
                 os.mkdir(path, mode)
+                if mode & 0o022:
+                    os.chmod(path, mode)  # which the umask had cut
             else:
                 descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
                 if content:
@@ -299,7 +302,7 @@ class Bench:
 
     def prepare(self) -> None:
         """Build the template, once."""
-        template = TEMPLATES[self.scenario.template]
+        template = {**TEMPLATES, **REPAIR_TEMPLATES}[self.scenario.template]
         self.clean()
 
         def build(live: Live, say: Callable[[Any], None]) -> None:
@@ -601,7 +604,7 @@ def bench(
     `every`: work with every home after its death, also with one that is the same as another.
     """
     place = Path(tempfile.mkdtemp(prefix="layerstore-crash-", dir=base()))
-    scenarios = {**SCENARIOS, **LONG}
+    scenarios = {**SCENARIOS, **LONG, **REPAIRS}
     made = Bench(place, scenarios[name], patch, known=None if every else Counter())
     # Every round copies what is kept for full disks.
     ballast.PIECES, ballast.LARGEST, reserve.LARGEST = 2, ballast.SMALLEST, 16 << 12  # type: ignore[misc]

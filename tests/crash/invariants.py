@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from layerstore import Reader, Store, archives, replay
+from layerstore import Reader, Store, archives, repair_steps, replay
+from layerstore import events as e
 from layerstore import model as m
 from layerstore.audit import audit
 from layerstore.errors import LayerHeld, NoStore, StoreCopied, StoreDamaged
@@ -58,7 +59,7 @@ def require(holds: bool, message: str) -> None:
 def mend(home: Path, how: str) -> tuple[m.Settled, ...]:
     """Open and close the store, as a user does after a death; what recovery settled.
 
-    `how`: where an initialization, a rebuild or an adoption died, its user does that again.
+    `how`: where an initialization, a rebuild, an adoption or a repair died, its user does that again.
     """
     try:
         store = Store.open(home, timeout=20)
@@ -78,6 +79,10 @@ def mend(home: Path, how: str) -> tuple[m.Settled, ...]:
         Store.rebuild(home)
         store = Store.open(home, timeout=20)
     settled = store.settled
+    if how == "repair":
+        # What an open set apart must be whole after it: the audit says so.
+        settled = tuple(item for item in settled if item.what != "isolated")
+        store.repair()
     store.close()
     return settled
 
@@ -187,6 +192,7 @@ def check(
         found = _state_of(home, reader)
         _check_layers(home, reader, foreign)
         _check_applied(home, reader)
+        _check_quarantine(home, reader)
         _check_mounts(home, reader, lost, leftovers=leftovers)
         for one in reader.layers():
             if one.id in links:
@@ -299,6 +305,33 @@ def _check_applied(home: Path, reader: Reader) -> None:
             require(layer.size == reader.diff_size(layer.id), f"{layer.id}: {layer.size} bytes")
         elif layer.applied:
             require(files_in(home / layer.id / "diff") == {}, f"{layer.id} has half of something")
+
+
+def _check_quarantine(home: Path, reader: Reader) -> None:
+    """What a repair set aside stands with its note, until it is taken back or removed for good; a
+    repair that was undone left nothing there."""
+    intents: dict[str, e.RepairIntended] = {}
+    standing: dict[str, e.RepairIntended] = {}
+    for entry in reader.events(kind="repair."):
+        assert entry.operation is not None
+        if isinstance(entry.event, e.RepairIntended):
+            intents[entry.operation] = entry.event
+            continue
+        intent = intents[entry.operation]
+        if isinstance(entry.event, e.RepairUndone):
+            place = home / layout.quarantine(entry.operation)
+            require(not place.exists(), f"{place} is left of a repair that was undone")
+            continue
+        standing.pop(intent.undoes, None)
+        standing.pop(intent.path.removeprefix(f"{layout.QUARANTINE}/"), None)
+        if intent.aside:
+            standing[entry.operation] = intent
+    for operation, intent in standing.items():
+        path = home / repair_steps.set_aside_at(operation, intent.path)
+        require(path.is_symlink() or path.exists(), f"{path}, which a repair set aside, is gone")
+        require((path.parent / "NOTE").exists(), f"{path} has no note")
+        same = intent.put == "file" and path.is_file() and path.read_text() == intent.content
+        require(not same, f"{path} is not what was there before the repair")
 
 
 def _check_mounts(home: Path, reader: Reader, lost: Sequence[str], *, leftovers: bool) -> None:

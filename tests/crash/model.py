@@ -334,6 +334,50 @@ class Compact(Verb):
 
 
 @attrs.frozen
+class Repair(Verb):
+    """Mend what an audit finds: what the store is does not change by it."""
+
+    taken_in: tuple[tuple[str, Facts], ...] = ()
+    """Layers that the index gets by it."""
+
+    def states(self, before: State) -> list[State]:
+        for layer, facts in self.taken_in:
+            before = before.with_layer(layer, facts)
+        return [before]
+
+    def act(self, live: Live) -> dict[str, Any]:
+        outcome = live.opened.repair()
+        bad = [item for item in outcome.done if item.outcome != "done"]
+        assert outcome.done and not bad and not outcome.left, outcome
+        return {"repairs": [item.operation for item in outcome.done if item.operation]}
+
+
+@attrs.frozen
+class TakeBack(Verb):
+    """Take back the repairs of this store, the last one first."""
+
+    def act(self, live: Live) -> dict[str, Any]:
+        done = [
+            entry.operation
+            for entry in live.opened.events(kind="repair.done")
+            if entry.operation is not None
+        ]
+        assert done
+        for operation in reversed(done):
+            back = live.opened.undo_repair(operation)
+            assert "done" == back.outcome, back
+        return {}
+
+
+@attrs.frozen
+class EmptyQuarantine(Verb):
+    def act(self, live: Live) -> dict[str, Any]:
+        emptied = live.opened.empty_quarantine()
+        assert emptied and not [item for item in emptied if item.message], emptied
+        return {}
+
+
+@attrs.frozen
 class Refused(Verb):
     """Something that must be refused, and change nothing."""
 

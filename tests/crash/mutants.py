@@ -34,7 +34,7 @@ from layerstore import (
 )
 from layerstore import events as e
 from layerstore.db import statements as sql
-from layerstore.fs import applying, durable, layout, perform
+from layerstore.fs import applying, aside, durable, layout, perform
 from layerstore.fs import steps as s
 from layerstore.fs.trace import trace
 from layerstore.journal import Journal, Transaction
@@ -353,6 +353,15 @@ def _snapshot_apart() -> contextlib.AbstractContextManager[None]:
     return _patched((Journal, "transaction", transaction))
 
 
+@contextlib.contextmanager
+def _sets_aside_again() -> Iterator[None]:
+    def rename(home: str, source: str, target: str) -> None:
+        os.rename(f"{home}/{source}", f"{home}/{target}")
+
+    with _patched((aside, "_rename", rename)):
+        yield
+
+
 MUTANTS: Final = {
     "create-redo": Mutant(
         "recovery finishes a create", "create-child", _rule(Verb.CREATE, Rule.REDO)
@@ -409,6 +418,12 @@ MUTANTS: Final = {
         "the undo of a recording leaves what the probe made",
         "record-applied",
         _plans("_BACKWARD", e.ManifestRecordIntended, _without(s.RemoveTree)),
+    ),
+    "repair-undo": Mutant(
+        "recovery takes a repair back at any point", "repair-file", _rule(Verb.REPAIR, Rule.UNDO)
+    ),
+    "repair-replaces": Mutant(
+        "a repair that is repeated sets aside once more", "repair-file", _sets_aside_again
     ),
     "intent-late": Mutant("the intent is written after the effects", "create-child", _intent_late),
     "outcome-early": Mutant(

@@ -42,6 +42,7 @@ from tests.crash.model import (
     Refused,
     Release,
     Remove,
+    Repair,
     Restore,
     Save,
     State,
@@ -71,7 +72,8 @@ class Scenario:
     given: tuple[Verb, ...]
     when: tuple[Verb, ...]
     mends: str = "open"
-    """What a user does after the death: `open`, `initialize` first, `rebuild` or `adopt` if need be."""
+    """What a user does after the death: `open`, `initialize` first, `rebuild` or `adopt` if need be,
+    or `repair` after the open."""
     renewed: tuple[str, ...] = ()
     """Layers of the template that are removed and created again, with another link."""
     busy: bool = False
@@ -83,7 +85,7 @@ class Scenario:
 
 _LABELS: Final = (("app", "web"), ("empty", ""))
 _CHILD: Final = Facts(parent="base", labels=_LABELS)
-_CHAIN: Final = (
+CHAIN: Final = (
     Initialize(),
     Open(),
     Create("base", Facts(labels=(("kind", "base"),))),
@@ -95,14 +97,15 @@ _CHAIN: Final = (
 )
 _FILES: Final = (("etc", "of an archive\n"),)
 _GONE: Final = "G" * 26
-_STRAY: Final = "S" * 26
+STRAY: Final = "S" * 26
 _STRAY_CHILD: Final = "T" * 26
 
 
 # --- what a machine that died leaves ------------------------------------------------------------
 
 
-def _database(home: Path, *statements: str) -> None:
+def change_database(home: Path, *statements: str) -> None:
+    """Change rows behind the library's back."""
     connection = engine.driver.connect(os.fspath(home / layout.DATABASE), isolation_level=None)
     for statement in statements:
         connection.execute(statement)
@@ -111,7 +114,7 @@ def _database(home: Path, *statements: str) -> None:
 
 def _other_boot(home: Path) -> None:
     """As if everything so far had been written before the machine was booted anew."""
-    _database(
+    change_database(
         home,
         "UPDATE owners SET boot_id='an-earlier-boot'",
         "UPDATE events SET boot_id='an-earlier-boot'",
@@ -119,7 +122,8 @@ def _other_boot(home: Path) -> None:
     )
 
 
-def _plain_layer(home: Path, place: str, link: str, lower: str | None) -> None:
+def plain_layer(home: Path, place: str, link: str, lower: str | None) -> None:
+    """The directory of a layer that nobody's journal knows."""
     for name in ("diff",) if lower is None else ("diff", "work"):
         os.makedirs(home / place / name)
     (home / place / "link").write_text(link)
@@ -131,16 +135,16 @@ def _lost_intents(home: Path) -> None:
     """A power cut took the newest intents; their effects on the tree had been written."""
     _other_boot(home)
     # a create: staging, and a link that leads nowhere yet
-    _plain_layer(home, f"{layout.STAGING}/{'a' * 32}", "Q" * 26, None)
+    plain_layer(home, f"{layout.STAGING}/{'a' * 32}", "Q" * 26, None)
     os.symlink("../nobody/diff", home / "l" / ("Q" * 26))
     # a probe
     os.makedirs(home / layout.STAGING / ("b" * 32 + "-probe") / "upper")
     # a remove, after its rename
     os.rename(home / "gone", home / layout.TRASH / ("c" * 32))
     # two creates that were whole
-    _plain_layer(home, "stray", _STRAY, None)
-    os.symlink("../stray/diff", home / "l" / _STRAY)
-    _plain_layer(home, "stray-child", _STRAY_CHILD, f"l/{_STRAY}")
+    plain_layer(home, "stray", STRAY, None)
+    os.symlink("../stray/diff", home / "l" / STRAY)
+    plain_layer(home, "stray-child", _STRAY_CHILD, f"l/{STRAY}")
     os.symlink("../stray-child/diff", home / "l" / _STRAY_CHILD)
     (home / "stray" / "committed").touch()
     # a directory entry that never came to the disk
@@ -189,12 +193,16 @@ def _moved(home: Path) -> None:
     place.write(home, attrs.evolve(record, volume="1", file_system="2"))
 
 
+def _nameless(home: Path) -> None:
+    (home / "mid" / "link").write_text("garbled")
+
+
 # --- what others do meanwhile -------------------------------------------------------------------
 
 
 def _docker_creates(home: Path) -> None:
     """Another driver makes a layer of that name."""
-    _plain_layer(home, "a", _STRAY, None)
+    plain_layer(home, "a", STRAY, None)
     (home / "a" / "diff" / "precious").write_text("of another\n")
 
 
@@ -210,7 +218,7 @@ def _taken_for_dead(home: Path) -> None:
 TEMPLATES: Final = {
     "void": Template(exists=False),
     "empty": Template((Initialize(),)),
-    "chain": Template((*_CHAIN, Close())),
+    "chain": Template((*CHAIN, Close())),
     "read-base": Template(
         # The base was held, so what it has is not known to be on the disk.
         (
@@ -225,19 +233,19 @@ TEMPLATES: Final = {
     ),
     "draining": Template(
         (
-            *_CHAIN,
+            *CHAIN,
             Get("mid", "docker"),
             KeepOpen("mid", longer=False),
             Put("mid", "docker"),
             Close(),
         )
     ),
-    "held": Template((*_CHAIN, Create("leaf", Facts("base")), Get("mid", "docker"), Close())),
-    "held-base": Template((*_CHAIN, Get("base", "docker"), Close())),
-    "lost-mount": Template((*_CHAIN, Get("mid", "docker"), Close()), mounted=()),
+    "held": Template((*CHAIN, Create("leaf", Facts("base")), Get("mid", "docker"), Close())),
+    "held-base": Template((*CHAIN, Get("base", "docker"), Close())),
+    "lost-mount": Template((*CHAIN, Get("mid", "docker"), Close()), mounted=()),
     "many": Template(
         (
-            *_CHAIN,
+            *CHAIN,
             Create("leaf", Facts("base", read_write=True)),
             Create("top", Facts("mid")),
             Close(),
@@ -245,7 +253,7 @@ TEMPLATES: Final = {
     ),
     "dead": Template(
         (
-            *_CHAIN,
+            *CHAIN,
             Create("leaf", Facts("base")),
             Get("leaf", "docker"),
             Get("leaf"),
@@ -257,7 +265,7 @@ TEMPLATES: Final = {
     ),
     "recorded": Template(
         (
-            *_CHAIN,
+            *CHAIN,
             Create("a", _CHILD),
             Apply("a", _FILES),
             Record("a"),
@@ -267,14 +275,14 @@ TEMPLATES: Final = {
             Close(),
         )
     ),
-    "compacted": Template((*_CHAIN, Compact(keep=3), Create("leaf", Facts("base")), Close())),
+    "compacted": Template((*CHAIN, Compact(keep=3), Create("leaf", Facts("base")), Close())),
     "lost-intents": Template(
-        (*_CHAIN, Create("gone"), Write("gone", "old", "going\n"), Get("base", "docker")),
+        (*CHAIN, Create("gone"), Write("gone", "old", "going\n"), Get("base", "docker")),
         tamper=_lost_intents,
         expect=_with_strays,
     ),
     "rebooted": Template(
-        (*_CHAIN, Get("mid", "docker"), Get("base", "docker"), Get("mid")),
+        (*CHAIN, Get("mid", "docker"), Get("base", "docker"), Get("mid")),
         tamper=_other_boot,
         mounted=(),
         # The machine took the mounts; a base layer is not mounted, so its hold stays.
@@ -282,11 +290,11 @@ TEMPLATES: Final = {
             lambda layer, holder: layer == "mid" or holder == "me"
         ),
     ),
-    "new-kernel": Template((*_CHAIN,), tamper=_new_kernel),
-    "suspect": Template((*_CHAIN, Close()), tamper=_suspect),
+    "new-kernel": Template((*CHAIN,), tamper=_new_kernel),
+    "suspect": Template((*CHAIN, Close()), tamper=_suspect),
     "saved": Template(
         (
-            *_CHAIN,
+            *CHAIN,
             Create("gone"),
             Get("mid"),
             Save(),
@@ -299,19 +307,20 @@ TEMPLATES: Final = {
         expect=lambda state: state,
     ),
     "copied": Template(
-        (*_CHAIN, Get("mid", "docker"), Get("base", "docker"), Get("mid")),
+        (*CHAIN, Get("mid", "docker"), Get("base", "docker"), Get("mid")),
         tamper=_copied,
         mounted=(),
         expect=lambda state: state,
     ),
     "moved": Template(
-        (*_CHAIN, Get("mid", "docker"), Get("base", "docker"), Get("mid")),
+        (*CHAIN, Get("mid", "docker"), Get("base", "docker"), Get("mid")),
         tamper=_moved,
         mounted=(),
         expect=lambda state: state.without_holds(lambda layer, holder: layer == "mid"),
     ),
+    "nameless": Template((*CHAIN, Close()), tamper=_nameless),
     "found-mounted": Template(
-        (*_CHAIN,),
+        (*CHAIN,),
         tamper=_found_mounted,
         mounted=("mid",),
         expect=lambda state: state.after_death().with_hold("mid", "unknown", 1),
@@ -399,6 +408,8 @@ SCENARIOS: Final = {
         # cleanup and release
         Scenario("cleanup", "held", (*_O, Get("leaf")), (Cleanup(),)),
         Scenario("release", "held", (*_O, Get("leaf", _D), Get("base", _D)), (Release(_D),)),
+        # repair; tests/crash/repairs.py has more of it
+        Scenario("repair-file", "nameless", _O, (Repair(),), mends="repair"),
         # compaction
         Scenario(
             "compact-again", "compacted", (*_O, Get("mid")), (Compact(keep=0, keep_archives=1),)

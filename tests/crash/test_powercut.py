@@ -20,6 +20,7 @@ SHORT = {
     "get-recorded": 8,
     "put-last-name": 8,
     "record-applied": 8,
+    "repair-file": 12,
     "remove-child": 15,
 }
 """How many points of a scenario are visited, on each file system; the long form visits all of all."""

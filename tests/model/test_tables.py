@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layerstore import events as e
-from layerstore import plan, projection, state
+from layerstore import plan, projection, repair_steps, state
 from layerstore.codec import TAGS
-from layerstore.fs import perform, steps
+from layerstore.fs import aside_steps, layout, perform, steps
 from layerstore.fs.steps import Performed
 from layerstore.model import Verb
 from layerstore.rows import _STATES
@@ -25,7 +25,9 @@ INTENTS = {verb: state.TRIPLES[verb].intended for verb in Verb if verb in state.
 STEPS = [
     cls
     for cls in vars(steps).values()
-    if isinstance(cls, type) and cls.__module__ == steps.__name__ and cls is not Performed
+    if isinstance(cls, type)
+    and cls.__module__ in (steps.__name__, aside_steps.__name__)
+    and cls is not Performed
 ]
 NO_LAYER_OF_ITS_OWN = {Verb.EMPTY}
 """Verbs whose `layer` is never the id of a layer, so that no layer has a state by them."""
@@ -58,6 +60,12 @@ def sensible(draw: st.DrawFn, cls: type[Any]) -> Any:
         values["reason"] = draw(st.sampled_from(["put", "cleanup", "no holder", "lost"]))
     if cls is e.TreeCorrectIntended:
         values |= {"correction": draw(st.sampled_from(plan.CORRECTIONS)), "name": draw(link)}
+    if cls is e.RepairIntended:
+        values |= {
+            "path": draw(name),
+            "put": draw(st.sampled_from(repair_steps.PUTS)),
+            "content": draw(name | name.map(lambda entry: f"{layout.quarantine(entry)}/{entry}")),
+        }
     return attrs.evolve(event, **values)
 
 
@@ -113,6 +121,7 @@ def test_every_event_changes_a_table_or_says_that_it_does_not() -> None:
         e.StoreCopied,
         e.StoreRestored,
         e.JournalCompacted,
+        e.IndexRefolded,
     }
     silent = set(TAGS.values()) - set(projection._PROJECT) - set(state.OUTCOMES) - telling
     assert set() == silent - set(state.VERB_OF_INTENT)
@@ -195,6 +204,7 @@ def every(cls: type[Any]) -> Iterator[Any]:
     deciding: dict[str, tuple[Any, ...]] = {
         "reason": ("put", "lost"),
         "correction": plan.CORRECTIONS,
+        "put": repair_steps.PUTS,
         "parent": (None, "parent"),
     }
     fixed: dict[str, Any] = {
