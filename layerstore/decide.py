@@ -185,9 +185,11 @@ def get(
     """One hold more, or the first mount; `place` says where, or what is in the way."""
     place.lost = None
     holder = wanted.holder
-    parent, is_known = _if_usable(tx, layer)
+    parent, is_known, is_counted = _if_usable(tx, layer)
     place.path = layout.diff(layer) if parent is None else layout.merged(layer)
     if parent is None:
+        if is_counted:  # whoever has the path may write to it
+            tx.require_full()
         tx.append(e.HoldTaken(layer, holder))
         return None
     mounted = mountinfo.is_mount_root(f"{home}/{layout.merged(layer)}")
@@ -204,6 +206,9 @@ def get(
         return None
     found = _usable(tx, layer)
     children = tx.one(sql.COUNT_CHILDREN, id=layer)
+    read_only = found.committed or children != (0,)
+    if is_counted and not read_only:
+        tx.require_full()
     label = wanted.mount_label or found.mount_label
     if label:
         _require_selinux(layer, label)
@@ -214,7 +219,7 @@ def get(
         lower=found.lower,
         chain=tuple(row[0] for row in tx.all(sql.SELECT_CHAIN_IDS, id=layer)),
         holder=holder,
-        read_only=found.committed or children != (0,),
+        read_only=read_only,
         mount_label=label,
         uid=wanted.uid,
         gid=wanted.gid,
@@ -232,8 +237,9 @@ def _require_selinux(layer: str, label: str) -> None:
         )
 
 
-def _if_usable(tx: Transaction, layer: str) -> tuple[str | None, bool]:
-    """The parent of a layer that is idle and usable, and whether the index has a mount of it.
+def _if_usable(tx: Transaction, layer: str) -> tuple[str | None, bool, bool]:
+    """The parent of a layer that is idle and usable, whether the index has a mount of it, and
+    whether it knows the size.
 
     One query for the get that is most frequent.
     """
@@ -241,10 +247,10 @@ def _if_usable(tx: Transaction, layer: str) -> tuple[str | None, bool]:
     if row is None or row[2] is not None:
         tx.require_idle(layer)
         raise UnknownLayer(layer)
-    parent, damage, _, mounted = row
+    parent, damage, _, mounted, counted = row
     if damage:
         raise LayerDamaged(layer, damage)
-    return parent, bool(mounted)
+    return parent, bool(mounted), bool(counted)
 
 
 def put(tx: Transaction, layer: str, holder: str) -> e.LayerUnmountIntended | None:

@@ -58,7 +58,13 @@ def done(intent: e.Intent, performed: s.Performed) -> e.Done:
         case e.TreeCorrectIntended():
             return e.TreeCorrected(intent.layer)
         case e.LayerApplyIntended():
-            return e.LayerApplied(intent.layer, performed.size, performed.diff_id, intent.durable)
+            return e.LayerApplied(
+                intent.layer,
+                performed.size,
+                performed.diff_id,
+                intent.durable,
+                performed.inodes or None,
+            )
 
 
 def undone(intent: e.Intent, reason: str, *, in_use: bool) -> e.Undone:

@@ -22,6 +22,7 @@ class Performed:
     bytes: int = 0
     left: tuple[str, ...] = ()
     size: int = 0
+    inodes: int = 0
     diff_id: str = ""
 
 
