@@ -24,6 +24,8 @@ class Performed:
     size: int = 0
     inodes: int = 0
     diff_id: str = ""
+    written: dict[str, int] = attrs.Factory(dict)
+    """Descriptors of the files that are still to be synced."""
 
 
 @value
@@ -113,6 +115,8 @@ class ClearLimit:
 @value
 @attrs.frozen(repr=False, eq=False)
 class WriteFile:
+    """`sync`: a SyncFile of it follows, so that the kernel is to begin with it at once."""
+
     path: str
     content: str
     mode: int
@@ -120,6 +124,26 @@ class WriteFile:
 
     def describe(self) -> str:
         return f"write {self.path}"
+
+
+@value
+@attrs.frozen(repr=False, eq=False)
+class SyncFile:
+    path: str
+
+    def describe(self) -> str:
+        return f"sync {self.path}"
+
+
+@value
+@attrs.frozen(repr=False, eq=False)
+class SyncMark:
+    """The sync of a layer's `committed`, and of its name: once for all children of that layer."""
+
+    layer: str
+
+    def describe(self) -> str:
+        return f"sync the mark that {self.layer} has children"
 
 
 @value
@@ -321,6 +345,8 @@ Step = (
     | SetLimit
     | ClearLimit
     | WriteFile
+    | SyncFile
+    | SyncMark
     | SyncDirectory
     | SyncFileSystem
     | MakeSymlink
