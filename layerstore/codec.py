@@ -53,7 +53,7 @@ TAGS: Final[dict[str, type[Any]]] = {
     "tree.corrected.v1": e.TreeCorrected,
     "tree.correct.undone.v1": e.TreeCorrectUndone,
     "layer.apply.intended.v1": e.LayerApplyIntended,
-    "layer.applied.v1": e.LayerApplied,
+    "layer.applied.v2": e.LayerApplied,
     "layer.apply.undone.v1": e.LayerApplyUndone,
     "manifest.record.intended.v1": e.ManifestRecordIntended,
     "manifest.recorded.v1": e.ManifestRecorded,
@@ -79,6 +79,7 @@ UPCASTS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "trash.empty.intended.v1": ("trash.empty.intended.v2", {"project": 0}),
     "layer.adopted.v1": ("layer.adopted.v3", {"project": 0, "size": 0, "commits_parent": False}),
     "layer.adopted.v2": ("layer.adopted.v3", {"commits_parent": False}),
+    "layer.applied.v1": ("layer.applied.v2", {"inodes": None}),
     "tree.correct.intended.v1": ("tree.correct.intended.v2", {"project": 0}),
 }
 """Tags that are only read any more: the next version, and what it has that they did not say."""

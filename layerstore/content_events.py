@@ -32,6 +32,8 @@ class LayerApplied:
     diff_id: str
     """`sha256:<hex>` of the uncompressed archive; empty where a power cut took it."""
     durable: bool
+    inodes: int | None = None
+    """Inodes of its content, with directories; None where nobody counted them."""
 
 
 @value

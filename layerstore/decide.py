@@ -185,11 +185,13 @@ def get(
     """One hold more, or the first mount; `place` says where, or what is in the way."""
     place.lost = None
     holder = wanted.holder
-    parent, is_known, recorded = _if_usable(tx, layer)
+    parent, is_known, recorded, counted = _if_usable(tx, layer)
     place.path = layout.diff(layer) if parent is None else layout.merged(layer)
-    if parent is None:
+    if parent is None:  # whoever has the path may write to it
         if recorded and not _usable(tx, layer).committed:
             raise ManifestStands(layer, "it was held, and may be written to")
+        if counted:
+            tx.require_full()
         tx.append(e.HoldTaken(layer, holder))
         return None
     mounted = mountinfo.is_mount_root(f"{home}/{layout.merged(layer)}")
@@ -208,6 +210,8 @@ def get(
     read_only = found.committed or tx.one(sql.COUNT_CHILDREN, id=layer) != (0,)
     if recorded and not read_only:
         raise ManifestStands(layer, "it was mounted read-write")
+    if counted and not read_only:
+        tx.require_full()
     label = wanted.mount_label or found.mount_label
     if label:
         _require_selinux(layer, label)
@@ -236,9 +240,9 @@ def _require_selinux(layer: str, label: str) -> None:
         )
 
 
-def _if_usable(tx: Transaction, layer: str) -> tuple[str | None, bool, bool]:
-    """The parent of a layer that is idle and usable, and whether the index has a mount of it,
-    and a manifest.
+def _if_usable(tx: Transaction, layer: str) -> tuple[str | None, bool, bool, bool]:
+    """The parent of a layer that is idle and usable; whether the index has a mount of it, a manifest,
+    and the number of its inodes.
 
     One query for the get that is most frequent.
     """
@@ -246,10 +250,10 @@ def _if_usable(tx: Transaction, layer: str) -> tuple[str | None, bool, bool]:
     if row is None or row[2] is not None:
         tx.require_idle(layer)
         raise UnknownLayer(layer)
-    parent, damage, _, mounted, recorded = row
+    parent, damage, _, mounted, recorded, counted = row
     if damage:
         raise LayerDamaged(layer, damage)
-    return parent, bool(mounted), bool(recorded)
+    return parent, bool(mounted), bool(recorded), bool(counted)
 
 
 def put(tx: Transaction, layer: str, holder: str) -> e.LayerUnmountIntended | None:

@@ -117,16 +117,44 @@ class Diffs:
             return changes.size_of(changes.of_trees(new, old), new)
 
     def usage(self, layer: str) -> Size:
-        """Bytes and inodes of a layer's own content, hard links once; bytes are apparent sizes."""
+        """Bytes and inodes of a layer's own content, hard links once; bytes are apparent sizes.
+
+        From the index where the content is what was applied; else the tree is gone through. Raises
+        UnknownLayer, LayerDamaged.
+        """
+        return self.usage_of(self.layer(layer))
+
+    def usage_of(self, found: m.Layer) -> Size:
+        """The same for a layer that was just asked for, whose row is not read once more."""
         from layerstore.fs import tree
 
+        if found.damage:
+            raise LayerDamaged(found.id, found.damage)
+        known = self._counted(found)
+        if known is not None:
+            return known
+        layer = found.id
         descriptor = self._open_content(layer)
         try:
-            found = tree.tree_size(f"{self._home}/{layout.diff(layer)}")
+            measured = tree.tree_size(f"{self._home}/{layout.diff(layer)}")
             self._check_there(layer, descriptor)
         finally:
             os.close(descriptor)
-        return found
+        return measured
+
+    def _counted(self, found: m.Layer) -> Size | None:
+        """What the index says of the content, unless somebody may have written to it.
+
+        The index notes who mounts by way of it. A driver that knows nothing of it leaves what the
+        kernel makes in `work` for every mount that writes.
+        """
+        from layerstore.fs import tree
+
+        if found.inodes is None or found.size is None:
+            return None
+        if os.path.lexists(f"{self._home}/{layout.work(found.id)}/work"):
+            return None
+        return tree.Size(found.size, found.inodes)
 
     def _map_ids(self) -> MapIds | None:
         """From owners on disk to those in archives; a Reader knows of no maps."""

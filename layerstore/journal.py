@@ -52,13 +52,27 @@ class ManifestStands(Exception):
         self.reason = reason
 
 
+class MustBeDurable(Exception):
+    """What a transaction would take back must not come back by a power cut: it is to be repeated as
+    one whose commit waits for the disk.
+    """
+
+
 class Transaction:
     """What may be asked and appended inside one write transaction."""
 
-    def __init__(self, connection: engine.Connection, author: Author, now: Callable[[], int]):
+    def __init__(
+        self,
+        connection: engine.Connection,
+        author: Author,
+        now: Callable[[], int],
+        *,
+        full: bool = False,
+    ):
         self._connection = connection
         self._author = author
         self._now = now
+        self._full = full
         self.last_seq = 0
 
     def append(self, event: e.Event, *, operation: str | None = None) -> int:
@@ -84,6 +98,11 @@ class Transaction:
         projection.fold(self._connection, facts, event)
         self.last_seq = seq
         return seq
+
+    def require_full(self) -> None:
+        """Raise MustBeDurable unless the commit of this transaction waits for the disk."""
+        if not self._full:
+            raise MustBeDurable
 
     def now(self) -> int:
         """The time, as rows have times."""
@@ -168,7 +187,7 @@ class Journal:
     def transaction(self, *, full: bool) -> Iterator[Transaction]:
         """One write transaction; everything appended in it is there, or nothing of it."""
         with self._group.write(full=full) as connection:
-            transaction = Transaction(connection, self.author, self._now)
+            transaction = Transaction(connection, self.author, self._now, full=full)
             yield transaction
             self._appended(transaction.last_seq)
 
@@ -176,7 +195,7 @@ class Journal:
         """The same around one call, which costs a verb less than a `with` does."""
 
         def part(connection: engine.Connection) -> T:
-            transaction = Transaction(connection, self.author, self._now)
+            transaction = Transaction(connection, self.author, self._now, full=full)
             result = action(transaction)
             self._appended(transaction.last_seq)
             return result

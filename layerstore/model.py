@@ -161,6 +161,10 @@ class Layer:
     """`sha256:<hex>` of the uncompressed archive that was applied to it; None: none, or unknown."""
     size: int | None = None
     """Bytes of the files of that archive, hard links once."""
+    inodes: int | None = None
+    """Inodes of its content, with directories, as long as that is what was applied; None: nothing
+    was, or it may have been written to since.
+    """
 
 
 @attrs.frozen

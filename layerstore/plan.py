@@ -59,7 +59,13 @@ def done(intent: e.Intent, performed: s.Performed) -> e.Done:
         case e.TreeCorrectIntended():
             return e.TreeCorrected(intent.layer)
         case e.LayerApplyIntended():
-            return e.LayerApplied(intent.layer, performed.size, performed.diff_id, intent.durable)
+            return e.LayerApplied(
+                intent.layer,
+                performed.size,
+                performed.diff_id,
+                intent.durable,
+                performed.inodes or None,
+            )
         case e.ManifestRecordIntended():
             return e.ManifestRecorded(
                 intent.layer, performed.digest, performed.entries, performed.bytes

@@ -70,6 +70,7 @@ def _insert_layer(connection: Connection, row: RowFacts, **values: Any) -> None:
         "applied": 0,
         "diff_id": None,
         "size": None,
+        "inodes": None,
     }
     connection.execute(sql.INSERT_LAYER, base | values)
 
@@ -248,6 +249,8 @@ def _applied(connection: Connection, row: RowFacts, event: e.LayerApplied) -> No
             "durable": int(event.durable),
             "diff_id": event.diff_id or None,
             "size": event.size,
+            # What is not known to be on disk can be another after a power cut.
+            "inodes": event.inodes if event.durable else None,
         },
     )
 
@@ -269,6 +272,17 @@ def _recorded(connection: Connection, row: RowFacts, event: e.ManifestRecorded) 
 def _dropped(connection: Connection, row: RowFacts, event: e.ManifestDropped) -> None:
     del row
     connection.execute(sql.DELETE_MANIFEST, {"layer": event.layer})
+
+
+def _elsewhere(connection: Connection, row: RowFacts, event: Any) -> None:
+    """The tree is a copy, or the index an older one: what was counted need not be so here."""
+    del row, event
+    connection.execute(sql.FORGET_INODES)
+
+
+def _moved(connection: Connection, row: RowFacts, event: e.StoreMoved) -> None:
+    if not event.same_directory:
+        _elsewhere(connection, row, event)
 
 
 def _adopted(connection: Connection, row: RowFacts, event: e.LayerAdopted) -> None:
@@ -336,6 +350,9 @@ _PROJECT: Final[Mapping[type[Any], Callable[[Connection, RowFacts, Any], None]]]
     e.LayerApplied: _applied,
     e.ManifestRecorded: _recorded,
     e.ManifestDropped: _dropped,
+    e.StoreMoved: _moved,
+    e.StoreCopied: _elsewhere,
+    e.StoreRestored: _elsewhere,
     e.LayerAdopted: _adopted,
     e.LayerForgotten: _forgotten,
     e.LayerIsolated: _isolated,

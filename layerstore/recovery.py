@@ -25,7 +25,7 @@ from layerstore.fs import files, layout, locks, perform
 from layerstore.fs.durable import SyncFailed
 from layerstore.fs.steps import Performed
 from layerstore.fs.trace import trace
-from layerstore.journal import Journal, Transaction
+from layerstore.journal import Journal, MustBeDurable, Transaction
 
 log = logging.getLogger("layerstore")
 
@@ -140,7 +140,10 @@ def begin(hands: Hands, decision: Decision) -> str | None:
             transaction.append(intent, operation=operation)
         return intent
 
-    intent = hands.journal.write(intend, full=False)
+    try:
+        intent = hands.journal.write(intend, full=False)
+    except MustBeDurable:
+        intent = hands.journal.write(intend, full=True)
     if intent is None:
         return None
     trace(f"{state.verb_of(intent)}:intent:after")

@@ -52,6 +52,7 @@ def layer(row: Row) -> m.Layer:
         applied=bool(value["applied"]),
         diff_id=value["diff_id"],
         size=value["size"],
+        inodes=value["inodes"],
     )
 
 

@@ -23,6 +23,7 @@ from sqlalchemy import (
     insert,
     literal,
     not_,
+    null,
     or_,
     select,
     update,
@@ -175,6 +176,7 @@ STATEMENTS: dict[str, Any] = {
         operations.c.verb,
         mounts.c.layer.is_not(None),
         manifests.c.layer.is_not(None),
+        layers.c.inodes.is_not(None),
     )
     .select_from(
         layers_with_verb.outerjoin(mounts, mounts.c.layer == layers.c.id).outerjoin(
@@ -239,19 +241,34 @@ STATEMENTS: dict[str, Any] = {
     .values(created_at=B("at"), created_seq=B("seq")),
     "MOUNT_LAYER": update(layers)
     .where(layers.c.id == B("id"))
-    .values(used=1, durable=case((B("read_only") == 1, layers.c.durable), else_=0)),
+    .values(
+        used=1,
+        durable=case((B("read_only") == 1, layers.c.durable), else_=0),
+        inodes=case((B("read_only") == 1, layers.c.inodes), else_=null()),
+    ),
     "HOLD_LAYER": update(layers)  # a further get would change nothing, and writes nothing
-    .where(layers.c.id == B("id"), or_(layers.c.used == 0, and_(layers.c.durable == 1, own_diff)))
+    .where(
+        layers.c.id == B("id"),
+        or_(
+            layers.c.used == 0,
+            and_(layers.c.durable == 1, own_diff),
+            and_(layers.c.inodes.is_not(None), layers.c.parent.is_(None)),
+        ),
+    )
     .values(
         used=1,
         durable=case((own_diff, 0), else_=layers.c.durable),
+        inodes=case((layers.c.parent.is_(None), null()), else_=layers.c.inodes),
     ),
     "DRAIN_LAYER": update(layers).where(layers.c.id == B("id")).values(draining=B("draining")),
-    "DAMAGE_LAYER": update(layers).where(layers.c.id == B("id")).values(damage=B("damage")),
+    "DAMAGE_LAYER": update(layers)
+    .where(layers.c.id == B("id"))
+    .values(damage=B("damage"), inodes=null()),
     "APPLYING_LAYER": update(layers).where(layers.c.id == B("id")).values(applied=1, used=1),
     "APPLIED_LAYER": update(layers)
     .where(layers.c.id == B("id"))
-    .values(durable=B("durable"), diff_id=B("diff_id"), size=B("size")),
+    .values(durable=B("durable"), diff_id=B("diff_id"), size=B("size"), inodes=B("inodes")),
+    "FORGET_INODES": update(layers).where(layers.c.inodes.is_not(None)).values(inodes=null()),
     "COUNT_LAYERS": select(
         func.count(), func.coalesce(func.sum(cast(layers.c.damage.is_not(None), Integer)), 0)
     ).select_from(layers),

@@ -17,6 +17,7 @@ from layerstore.errors import LayerstoreError
 
 if TYPE_CHECKING:
     from layerstore.fs.archive import Readable
+    from layerstore.model import Layer
     from layerstore.reader import Reader
 
 _LETTERS = {"add": "A", "modify": "C", "delete": "D"}
@@ -131,18 +132,11 @@ def du_command(app: App, ids: tuple[str, ...]) -> None:
 
     OWN is what a layer holds itself, SHARED what its parents hold below it, FREES what removing it
     would give back: nothing while it has children. Bytes are the sizes of files, hard links once.
-    Without an ID, all layers.
+    Without an ID, all layers. What was applied and not mounted to be written to since is not looked
+    at: its size is known.
     """
     with app.reader() as reader:
-        wanted = [resolve(reader, id) for id in ids] or [x.id for x in reader.layers()]  # noqa: A001
-        own: dict[str, tuple[int, int]] = {}
-        rows: list[tuple[str, int, int, int, int]] = []
-        for layer in wanted:
-            below = [x.id for x in reader.ancestors(layer)]
-            shared = sum(_usage(reader, name, own)[0] for name in below)
-            held, inodes = _usage(reader, layer, own)
-            frees = 0 if reader.children(layer) else held
-            rows.append((layer, held, inodes, shared, frees))
+        rows = list(_rows(reader, [resolve(reader, id) for id in ids]))  # noqa: A001
     if app.out.json:
         names = ("id", "own", "inodes", "shared", "frees")
         app.out.document(layers=[dict(zip(names, row, strict=True)) for row in rows])
@@ -156,13 +150,34 @@ def du_command(app: App, ids: tuple[str, ...]) -> None:
     )
 
 
-def _usage(reader: Reader, layer: str, known: dict[str, tuple[int, int]]) -> tuple[int, int]:
-    if layer not in known:
+def _rows(reader: Reader, wanted: list[str]) -> Iterator[tuple[str, int, int, int, int]]:
+    """A line for each of these layers; for none of them: for all there are."""
+    if wanted:
+        found = [(reader.layer(id), bool(reader.children(id))) for id in wanted]  # noqa: A001
+        below = {x.id: x for id in wanted for x in reader.ancestors(id)}  # noqa: A001
+    else:  # every row once, and no question for each
+        below = {layer.id: layer for layer in reader.layers()}
+        parents = {layer.parent for layer in below.values()}
+        found = [(layer, layer.id in parents) for layer in below.values()]
+    own: dict[str, tuple[int, int]] = {}
+    for layer, is_parent in found:
+        held, inodes = _usage(reader, layer, own)
+        shared, parent = 0, layer.parent
+        while parent is not None:
+            under = below.get(parent) or reader.layer(parent)  # it may be younger than the list
+            below[parent] = under
+            shared += _usage(reader, under, own)[0]
+            parent = under.parent
+        yield layer.id, held, inodes, shared, 0 if is_parent else held
+
+
+def _usage(reader: Reader, layer: Layer, known: dict[str, tuple[int, int]]) -> tuple[int, int]:
+    if layer.id not in known:
         try:
-            found = reader.usage(layer)
-            known[layer] = (found.bytes, found.inodes)
+            found = reader.usage_of(layer)
+            known[layer.id] = (found.bytes, found.inodes)
         except LayerstoreError:
-            if reader.layer(layer).damage is None:
+            if reader.layer(layer.id).damage is None:
                 raise
-            known[layer] = (0, 0)
-    return known[layer]
+            known[layer.id] = (0, 0)
+    return known[layer.id]

@@ -19,7 +19,7 @@ from sqlalchemy import (
     text,
 )
 
-REVISION: Final = "0005"
+REVISION: Final = "0006"
 """The revision of these tables: the head of `migrations`."""
 
 metadata = MetaData(
@@ -91,6 +91,7 @@ layers = Table(
     Column("applied", Integer, nullable=False, server_default=text("0")),
     Column("diff_id", Text),
     Column("size", Integer),
+    Column("inodes", Integer),
 )
 Index("ix_layers_parent", layers.c.parent, layers.c.id)
 

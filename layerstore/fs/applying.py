@@ -53,9 +53,17 @@ def unpack(home: str, step: Unpack, feed: Feed, performed: Performed) -> None:
             limits=feed.limits,
             prefix=whiteout.namespace(files.uses_user_xattrs(home)),
         )
-        performed.size, performed.diff_id = found.size, found.diff_id
+        performed.size, performed.inodes = found.size, found.inodes
+        performed.diff_id = found.diff_id
         empty = files.is_empty(f"{stage}/{layout.DIFF}")
-        text = json.dumps({"size": found.size, "diff_id": found.diff_id, "empty": empty})
+        text = json.dumps(
+            {
+                "size": found.size,
+                "inodes": found.inodes,
+                "diff_id": found.diff_id,
+                "empty": empty,
+            }
+        )
         durable.write_file(layout.applied(stage), text, mode=0o600, synced=False)
         if step.sync:
             try:
@@ -72,10 +80,11 @@ def recall(home: str, step: Unpack, performed: Performed) -> None:
     """
     found = files.read_applied(home, step.operation) or {}
     performed.diff_id = str(found.get("diff_id", ""))
-    size = found.get("size")
-    performed.size = (
-        size if isinstance(size, int) else tree.tree_size(f"{home}/{layout.diff(step.layer)}").bytes
-    )
+    size, inodes = found.get("size"), found.get("inodes")
+    if not isinstance(size, int) or not isinstance(inodes, int):
+        measured = tree.tree_size(f"{home}/{layout.diff(step.layer)}")
+        size, inodes = measured.bytes, measured.inodes
+    performed.size, performed.inodes = size, inodes
 
 
 def _open(stack: contextlib.ExitStack, path: str) -> int:

@@ -115,7 +115,7 @@ def difference(name: str, found: str | None, wanted: str) -> str:
 
 
 def read_applied(home: str, operation: str) -> dict[str, Any] | None:
-    """What an apply wrote down about its archive: `size`, `diff_id`, `empty`; None if it is gone."""
+    """What an apply wrote down about its archive: `size`, `inodes`, `diff_id`, `empty`; None: gone."""
     for place in (layout.staging(operation), layout.trash(operation)):
         text = _read_small(f"{home}/{layout.applied(place)}")
         if text is not None:

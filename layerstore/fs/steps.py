@@ -26,6 +26,7 @@ class Performed:
     bytes: int = 0
     left: tuple[str, ...] = ()
     size: int = 0
+    inodes: int = 0
     diff_id: str = ""
     digest: str = ""
     written: dict[str, int] = attrs.Factory(dict)

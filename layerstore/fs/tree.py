@@ -38,12 +38,13 @@ _STAYS = frozenset(
 @attrs.frozen
 class Removed:
     """What a removal did: names removed, bytes of files that lost their last name, paths that had
-    to stay.
+    to stay, inodes that are gone.
     """
 
     entries: int
     bytes: int
     left: tuple[str, ...]
+    inodes: int = 0
 
 
 @attrs.frozen
@@ -146,11 +147,13 @@ class _Removal:
     way: Descent
     entries: int = 0
     bytes: int = 0
+    inodes: int = 0
     left: list[str] = attrs.Factory(list)
 
-    def gone(self, size: int = 0) -> None:
+    def gone(self, size: int = 0, *, inodes: int = 1) -> None:
         self.entries += 1
         self.bytes += size
+        self.inodes += inodes
 
     def keep(self, name: str) -> None:
         """``name`` in the current directory stays; directories above it stay without being listed."""
@@ -178,7 +181,7 @@ def remove_tree(parent_fd: int, name: str) -> Removed:
             _remove_directory(removal, name)
         else:
             _unlink(removal, name, detach=False)
-        return Removed(removal.entries, removal.bytes, tuple(removal.left))
+        return Removed(removal.entries, removal.bytes, tuple(removal.left), removal.inodes)
 
 
 def _is_directory(dir_fd: int, name: str) -> bool:
@@ -271,7 +274,8 @@ def _unlink(removal: _Removal, name: str, *, detach: bool) -> None:
                 raise
             break
         else:
-            removal.gone(status.st_size if status.st_nlink == 1 else 0)
+            last = status.st_nlink == 1
+            removal.gone(status.st_size if last else 0, inodes=int(last))
             return
     removal.keep(name)
 

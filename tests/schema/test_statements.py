@@ -30,6 +30,7 @@ LISTINGS = {
     "SELECT_MOUNTS": "mounts",
     "SELECT_UNHELD_MOUNTS": "mounts",
     "COUNT_LAYERS": "layers",
+    "FORGET_INODES": "layers",  # of a copy, a move to another disk, an older database
     "COUNT_HOLDS": "holds",
     "COUNT_MOUNTS": "mounts",
 }

@@ -306,7 +306,7 @@ def test_a_store_from_before_limits_gets_the_table_of_projects(old_home: Path) -
     with connection:
         connection.execute("DROP TABLE projects")
         connection.execute("DROP TABLE manifests")  # younger still, as are these:
-        for column in ("applied", "diff_id", "size"):
+        for column in ("applied", "diff_id", "size", "inodes"):
             connection.execute(f"ALTER TABLE layers DROP COLUMN {column}")
         connection.execute("UPDATE alembic_version SET version_num = ?", (before,))
     connection.close()

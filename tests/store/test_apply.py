@@ -365,6 +365,7 @@ def test_a_removal_meanwhile_is_an_error(
             check(self, layer, descriptor)
 
         monkeypatch.setattr(Store, "_check_there", removed_first)
+        monkeypatch.setattr(Store, "_counted", lambda *_: None)  # as if it had been written to
         with pytest.raises(UnknownLayer):
             ask(store, "a")
 

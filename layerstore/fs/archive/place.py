@@ -32,7 +32,7 @@ class Place:
     """The parent of the entry at hand: `fd`, open below `root`.
 
     `owner`: of the parents that the archive does not have. `freed`: bytes of files that gave way to
-    later entries.
+    later entries. `inodes`: of such parents, less those that gave way.
     """
 
     def __init__(self, root: int, owner: tuple[int, int], prefix: str) -> None:
@@ -42,7 +42,7 @@ class Place:
         self._prefix = prefix
         self._parent = b""
         """As the archive has it."""
-        self.freed = 0
+        self.freed = self.inodes = 0
 
     def close(self) -> None:
         os.close(self.fd)
@@ -113,6 +113,7 @@ class Place:
             opaque = True
         else:
             opaque = False
+            self.inodes += 1
         descriptor = os.open(name, HERE, dir_fd=dir_fd)
         try:
             os.fchown(descriptor, *self._owner)
@@ -126,11 +127,14 @@ class Place:
         """Remove what an earlier entry put there; True if that was a whiteout."""
         status = os.lstat(base, dir_fd=self.fd)
         if stat.S_ISDIR(status.st_mode):
-            self.freed += tree.remove_tree(self.fd, os.fsdecode(base)).bytes
+            removed = tree.remove_tree(self.fd, os.fsdecode(base))
+            self.freed += removed.bytes
+            self.inodes -= removed.inodes
         else:
             os.unlink(base, dir_fd=self.fd)
             if status.st_nlink == 1:
                 self.freed += status.st_size
+                self.inodes -= 1
         # The open parent may have been reached through what is gone now.
         self._parent = _NOWHERE
         return whiteout.is_whiteout(status)

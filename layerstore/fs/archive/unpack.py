@@ -35,10 +35,12 @@ class Unpacked:
     """What an archive was: bytes of its files, hard links once; the digest of the uncompressed
     stream; its length; its headers.
 
-    `trailing`: bytes behind its end that are not zero. They are in the digest, and nothing else.
+    `inodes`: of what it became, with the directory itself, as `tree.tree_size` counts. `trailing`:
+    bytes behind its end that are not zero. They are in the digest, and nothing else.
     """
 
     size: int
+    inodes: int
     diff_id: str
     stream_bytes: int
     entries: int
@@ -70,7 +72,14 @@ def unpack(
             work.run()
         finally:
             work.close()
-        return Unpacked(work.size, source.digest(), source.bytes, reader.entries, reader.trailing)
+        return Unpacked(
+            work.size,
+            work.inodes,
+            source.digest(),
+            source.bytes,
+            reader.entries,
+            reader.trailing,
+        )
 
 
 class _Unpacking:
@@ -84,7 +93,7 @@ class _Unpacking:
         self._prefix = prefix
         self._times = bytearray()
         """Directories and their times, which are set when nothing more is put into them."""
-        self.size = 0
+        self.size, self.inodes = 0, 1
         self._make: dict[bytes, Callable[[Member, bytes], None]] = {
             b"0": self._file,
             b"\0": self._file,
@@ -123,6 +132,7 @@ class _Unpacking:
         self._set_times()
         plnk = tree.remove_tree(self._place.root, os.fsdecode(PLNK))
         self.size -= self._place.freed + plnk.bytes
+        self.inodes += self._place.inodes - plnk.inodes
 
     # --- what -------------------------------------------------------------------------------
 
@@ -132,6 +142,7 @@ class _Unpacking:
         except FileExistsError:
             self._place.vacate(base)
             descriptor = os.open(base, _NEW, 0o600, dir_fd=self._place.fd)
+        self.inodes += 1
         try:
             self.size += member.real_size
             if member.sparse is not None:
@@ -162,6 +173,9 @@ class _Unpacking:
             if not stat.S_ISDIR(os.lstat(base, dir_fd=self._place.fd).st_mode):
                 opaque = self._place.vacate(base)
                 os.mkdir(base, 0o700, dir_fd=self._place.fd)
+                self.inodes += 1
+        else:
+            self.inodes += 1
         descriptor = os.open(base, HERE, dir_fd=self._place.fd)
         try:
             os.fchown(descriptor, member.uid, member.gid)
@@ -244,6 +258,7 @@ class _Unpacking:
         except FileExistsError:
             self._place.vacate(base)
             make()
+        self.inodes += 1
 
     def _dress(self, member: Member, base: bytes) -> None:
         """Owner, xattrs, mode and times of what is not opened: it was just made here."""
@@ -289,6 +304,8 @@ class _Unpacking:
                     os.close(descriptor)
             if not whiteout.is_whiteout(status):
                 return
+        else:
+            self.inodes += 1
         times = (member.mtime_ns, member.mtime_ns)
         os.utime(hidden, ns=times, dir_fd=parent, follow_symlinks=False)
 
