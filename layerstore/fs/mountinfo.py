@@ -227,8 +227,8 @@ def _used(pid: int, upper: str, places: set[str], mount_ids: set[int]) -> Iterat
             if target == place or _is_below(target, place):
                 yield place, f"{how} {target}"
         if target.startswith("/") and _is_detached(pid, link, upper + target, mount_ids):
-            how = how.removesuffix(" at").replace("a file open", f"{target} open")
-            yield "", f"{how} in a mount of it that was detached"
+            words = how.removesuffix(" at").replace("a file open", f"{target} open")
+            yield "", f"{words} in a mount of it that was detached"
 
 
 def _names(directory: str) -> list[str]:
