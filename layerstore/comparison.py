@@ -17,7 +17,7 @@ from layerstore import events as e
 from layerstore import model as m
 from layerstore.audit.tree import Indexed, Tree, survey
 from layerstore.db import statements as sql
-from layerstore.errors import LayerstoreError
+from layerstore.errors import DiskFull, LayerstoreError
 from layerstore.fs import files, layout, mountinfo
 from layerstore.journal import InFlight, Transaction
 from layerstore.model import MAX_DEPTH
@@ -68,6 +68,8 @@ def _attempt(
     except InFlight:
         pass
     except (LayerstoreError, OSError) as error:
+        # What the machine refuses today it may permit tomorrow; what the store refuses, hardly.
+        hands.uncompared |= isinstance(error, OSError | DiskFull)
         yield m.Settled("failed", layer, f"{message}: {error}")
 
 
@@ -81,11 +83,14 @@ def _single(choose: Callable[[Transaction], e.Event | None]) -> Callable[[Hands]
     """A correction that is one event in one transaction."""
 
     def act(hands: Hands) -> bool:
-        with hands.journal.transaction(full=hands.full) as transaction:
-            event = choose(transaction)
-            if event is not None:
-                transaction.append(event)
-            return event is not None
+        def once() -> bool:
+            with hands.journal.transaction(full=hands.full) as transaction:
+                event = choose(transaction)
+                if event is not None:
+                    transaction.append(event)
+                return event is not None
+
+        return hands.with_room(once)
 
     return act
 

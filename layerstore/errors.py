@@ -11,9 +11,11 @@
     ├── CannotCompare                   1   a layer whose own files do not say what it changed
     ├── NoStore                        10   nothing at this path is a layerstore
     ├── StoreDamaged                    1   a store whose database is gone, garbled or another's
+    │   └── StoreUnreachable            1   the database may be whole, and cannot be read or written now
     ├── SchemaTooNew                   12   the database was written by a newer layerstore
     ├── Busy                           11   somebody else is at it; trying again may help
-    │   └── UpperBusy
+    │   ├── UpperBusy
+    │   └── LostMountStays
     ├── DiskFull                       14   no bytes or no inodes are left; nothing was changed
     ├── Refused                        13   the store's rules forbid it now
     │   ├── StoreExists
@@ -133,6 +135,17 @@ class StoreDamaged(LayerstoreError):
     pass
 
 
+class StoreUnreachable(StoreDamaged):
+    """An I/O error, a limit or a right: what to repair is not the database."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(
+            f"The database {path} cannot be read or written now: {why}.",
+            hint="The disk, a limit of this process or its rights are in the way; that is no sign of a "
+            "damaged database. 'layerstore doctor' looks at them; then open the store again.",
+        )
+
+
 class SchemaTooNew(LayerstoreError):
     exit_code = 12
     meaning = "the database was written by a newer layerstore"
@@ -151,6 +164,16 @@ class UpperBusy(Busy):
             f"Layer {layer} is still in use by the kernel: {users}.",
             hint="It is free when the last process that uses it ends; "
             f"'layerstore holders {layer}' shows who that is.",
+        )
+
+
+class LostMountStays(Busy):
+    """A mount of the journal that the kernel does not have here, and that could not be ended."""
+
+    def __init__(self, layer: str, why: str) -> None:
+        super().__init__(
+            f"The lost mount of layer {layer} could not be ended: {why.rstrip('.')}.",
+            hint="It may be mounted in another mount namespace; try again later.",
         )
 
 

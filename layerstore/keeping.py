@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from layerstore import access, description, place
+from layerstore import access, description, place, room
 from layerstore import model as m
 from layerstore.db import engine
 from layerstore.db import statements as sql
@@ -26,14 +26,18 @@ class Keeping:
         """
         from layerstore import making
 
-        making.initialize(Path(home).resolve(), max_depth=max_depth)
+        path = Path(home).resolve()
+        with room.explained(path):
+            making.initialize(path, max_depth=max_depth)
 
     @classmethod
     def rebuild(cls, home: str | os.PathLike[str], *, timeout: float = 30) -> tuple[m.Settled, ...]:
         """Begin a new journal from the tree; the old database goes to quarantine."""
         from layerstore import making
 
-        return tuple(making.rebuild(Path(home).resolve(), timeout=timeout))
+        path = Path(home).resolve()
+        with room.explained(path):
+            return tuple(making.rebuild(path, timeout=timeout))
 
     @classmethod
     def revision(cls, home: str | os.PathLike[str]) -> tuple[str, str]:
@@ -74,7 +78,9 @@ class Keeping:
         """
         from layerstore import making
 
-        return tuple(making.adopt(Path(home).resolve(), this_is, timeout=timeout))
+        path = Path(home).resolve()
+        with room.explained(path):
+            return tuple(making.adopt(path, this_is, timeout=timeout))
 
     @classmethod
     def restore(
@@ -93,4 +99,6 @@ class Keeping:
         from layerstore import making
 
         source = Path(os.path.abspath(source))
-        return tuple(making.restore(Path(home).resolve(), source, timeout=timeout))
+        path = Path(home).resolve()
+        with room.explained(path):
+            return tuple(making.restore(path, source, timeout=timeout))

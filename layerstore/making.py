@@ -287,4 +287,4 @@ def _set_aside(home: Path) -> None:
             "The database that 'layerstore db rebuild' replaced, with the archives of its older "
             "events.\nDelete it when it is not needed.\n"
         )
-        (aside / "NOTE").write_text(note)
+        durable.write_file(os.fspath(aside / "NOTE"), note, mode=0o600, synced=False)

@@ -101,7 +101,7 @@ def probe_home(home: Path, *, insist: bool) -> None:
     )
     if found.problem and insist:
         raise CannotCarryOverlay(
-            f"{home} cannot carry a layerstore: {found.problem}",
+            f"{home} cannot carry a layerstore: {found.problem}.",
             hint="Use a directory on ext4, XFS, btrfs or tmpfs.",
         )
     if found.problem and not durable.has_room(os.fspath(home / layout.PROBES)):
@@ -277,13 +277,16 @@ def _probe_if_new_boot(home: Path) -> None:
         try:
             room.making(os.fspath(home), lambda: probe_home(home, insist=False))
         except OSError as error:
-            if not room.is_full(error):
-                raise  # else the next open finds it out
+            # The next open finds it out; a layer that cannot be mounted says so itself.
+            log.warning("what kernel and file system can do was not found out: %s", error)
 
 
-def _compared(journal: Journal) -> None:
+def _compared(journal: Journal, *, again: bool) -> None:
     with journal.transaction(full=True) as transaction:
-        transaction.execute(sql.DELETE_META, key=place.COMPARE)
+        if again:
+            transaction.execute(sql.PUT_META, key=place.COMPARE, value="needed")
+        else:
+            transaction.execute(sql.DELETE_META, key=place.COMPARE)
 
 
 def settle(hands: recovery.Hands, *, insist: bool = False) -> list[m.Settled]:
@@ -308,8 +311,9 @@ def settle(hands: recovery.Hands, *, insist: bool = False) -> list[m.Settled]:
         from layerstore import comparison
 
         settled += comparison.compare(hands)
-    if asked:
-        hands.with_room(lambda: _compared(hands.journal))
+    if asked or hands.uncompared:
+        hands.with_room(lambda: _compared(hands.journal, again=hands.uncompared))
+        hands.uncompared = False
     # One that died before this boot is buried only by who compared the tree after it.
     for owner in dead:
         if alone or owner not in elsewhere:

@@ -23,6 +23,7 @@ from layerstore.errors import (
     InvalidArgument,
     SchemaTooNew,
     StoreDamaged,
+    StoreUnreachable,
     UnknownLayer,
 )
 from layerstore.fs import durable, layout
@@ -68,6 +69,8 @@ def revision(database: engine.ReadDatabase) -> str:
     """The schema revision that the database says it has."""
     try:
         found = database.read("SELECT version_num FROM alembic_version")
+    except StoreUnreachable:
+        raise
     except StoreDamaged as error:
         raise StoreDamaged(
             f"{database.path} is not the database of a layerstore.", hint=error.hint

@@ -51,6 +51,8 @@ class Hands:
     """Notified when an operation leaves `active`."""
     thread: threading.local = attrs.Factory(threading.local)
     """`inside`: this thread is inside an operation."""
+    uncompared: bool = False
+    """A correction of the comparison met an error of the machine: the next open compares again."""
     survived: set[str] = attrs.Factory(set)
     """Dead owners after whose errors the file system was asked."""
 

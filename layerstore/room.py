@@ -27,9 +27,10 @@ def is_full(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def explained(home: str | os.PathLike[str]) -> Iterator[None]:
-    """What the operating system says about a full disk, as DiskFull."""
+    """What the operating system says about a full disk, as DiskFull; what names nothing, with the home."""
     try:
-        yield
+        with durable.naming(home):
+            yield
     except OSError as error:
         if not is_full(error):
             raise

@@ -20,11 +20,11 @@ from layerstore import options as o
 from layerstore.applying import Applying
 from layerstore.db import statements as sql
 from layerstore.errors import (
-    Busy,
     ForkedStore,
     InvalidArgument,
     LayerHeld,
     LayerstoreError,
+    LostMountStays,
     UnknownHolder,
 )
 from layerstore.journal import Transaction
@@ -263,7 +263,7 @@ class Store(compaction.Compacting, Keeping, Applying, Recording, Outside, Repair
             # The journal says it is mounted and the kernel does not: end that mount, then mount.
             for settled in burial.end_mount(self._hands, place.lost, reason="lost"):
                 if settled.what == "failed":
-                    raise Busy(settled.message, hint="It is mounted in another mount namespace.")
+                    raise LostMountStays(id, settled.message)
             self._operate(decision)
         return Path(f"{self._home}/{place.path}")
 

@@ -21,11 +21,7 @@ from typing import Any, Final, TypeVar
 
 from layerstore.db import faults, paths, unchanged, wal
 from layerstore.db import statements as sql
-from layerstore.errors import (
-    StoreClosed,
-    StoreDamaged,
-    WritesRefused,
-)
+from layerstore.errors import StoreClosed, StoreDamaged, WritesRefused
 from layerstore.fs import durable
 
 try:  # it carries a current SQLite; the standard library's is the distribution's
@@ -78,6 +74,10 @@ def create(
             connection.execute(sql.PUT_META, {"key": key, "value": value})
         connection.execute(sql.INSERT_EVENT_AT, first | {"seq": after_seq + 1})
         connection.execute("COMMIT")
+        # A close does it too, and where that fails says nothing: renamed, the file lacks its log.
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    except DriverError as error:
+        raise faults.explain(path, error) from error
     finally:
         connection.close()
 

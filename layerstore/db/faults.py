@@ -5,9 +5,10 @@ pysqlite3 does not tell kinds of errors apart, so it is told by the text, and by
 
 from __future__ import annotations
 
+import os
 from typing import Final
 
-from layerstore.errors import Busy, DiskFull, StoreDamaged
+from layerstore.errors import Busy, DiskFull, StoreDamaged, StoreUnreachable
 from layerstore.fs import durable
 
 _NO_MEDIUM: Final = frozenset({8, 9, 11, 12, 14, 15, 18, 19, 20, 21})
@@ -41,7 +42,22 @@ def is_locked(error: Exception) -> bool:
     return "locked" in str(error) or "busy" in str(error)
 
 
+_OUTSIDE: Final = frozenset({3, 7, 8, 10, 13, 14, 23})
+"""Rights, memory, read-only, I/O, room, no file: kinds of errors that are not about what is in it."""
+_OUTSIDE_WORDS: Final = ("disk I/O error", "unable to open", "readonly", "out of memory", "is full")
+
+
+def is_outside(error: Exception) -> bool:
+    """Whether something around the database failed, and the database may be whole."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:
+        return any(words in str(error) for words in _OUTSIDE_WORDS)
+    return code & 0xFF in _OUTSIDE
+
+
 def damaged(path: str, error: Exception) -> StoreDamaged:
+    if is_outside(error) and os.path.isfile(path):
+        return StoreUnreachable(path, str(error))
     return StoreDamaged(
         f"The database {path} cannot be used: {error}.",
         hint="'layerstore db rebuild' sets it aside and makes it anew from the tree.",

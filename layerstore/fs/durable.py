@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from typing import Final
 
 
@@ -15,6 +16,17 @@ class SyncFailed(OSError):
     The kernel reports such an error once and then forgets it, so that a second sync proves nothing
     (https://lwn.net/Articles/752063/).
     """
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """An error about a descriptor says what the descriptor is of: the system call does not know."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = os.fspath(path)
+        raise
 
 
 NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -120,11 +132,12 @@ def _write(path: str, content: str, mode: int) -> int:
         # No truncation: repeated after a crash it writes the same text over itself, and ext4 would
         # write a truncated file out at its close.
         data = content.encode()
-        while data:
-            data = data[os.write(descriptor, data) :]
-        # A umask cuts the mode, and so may the default ACL of the directory.
-        if stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:
-            os.fchmod(descriptor, mode)
+        with naming(path):
+            while data:
+                data = data[os.write(descriptor, data) :]
+            # A umask cuts the mode, and so may the default ACL of the directory.
+            if stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:
+                os.fchmod(descriptor, mode)
     except BaseException:
         os.close(descriptor)
         raise

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from layerstore.errors import Busy, NoStore
+from layerstore.fs.durable import naming
 
 
 class OwnerLock:
@@ -34,7 +35,8 @@ class OwnerLock:
             temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
         )
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            with naming(temporary):
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX)
             os.rename(temporary, self._path)
         except BaseException as error:
             os.close(self._descriptor)
@@ -68,7 +70,13 @@ class HolderLock:
         """Busy if somebody else has it."""
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         _ALONE.add(self._descriptor)
-        if not _lock(self._descriptor, time.monotonic() + timeout):
+        try:
+            with naming(path):
+                had = _lock(self._descriptor, time.monotonic() + timeout)
+        except BaseException:
+            self.release()
+            raise
+        if not had:
             self.release()
             raise Busy(
                 f"Another process acts in the name of {holder} already.",
@@ -91,7 +99,8 @@ def is_alive(path: str) -> bool:
     except PermissionError:
         return True  # another user's, outside of this user namespace: when in doubt it lives
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        with naming(path):
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     finally:
@@ -128,7 +137,7 @@ class SharedStoreLock:
                 hint="'layerstore db rebuild' makes the store's own files anew.",
             ) from error
         try:
-            with contextlib.suppress(BlockingIOError):
+            with contextlib.suppress(BlockingIOError), naming(path):
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 alone()
         except BaseException:
@@ -138,7 +147,7 @@ class SharedStoreLock:
         pause = 0.001
         while True:
             try:
-                fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                self._share(path)
             except BlockingIOError:
                 if time.monotonic() >= deadline:
                     self.close()
@@ -150,6 +159,16 @@ class SharedStoreLock:
                 pause = min(pause * 2, 0.05)
             else:
                 return
+
+    def _share(self, path: str) -> None:
+        try:
+            with naming(path):
+                fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         if self._descriptor >= 0:
@@ -167,12 +186,14 @@ def alone(path: str, *, timeout: float) -> Iterator[bool]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     _ALONE.add(descriptor)
     try:
-        had = _lock(descriptor, time.monotonic() + timeout)
+        with naming(path):
+            had = _lock(descriptor, time.monotonic() + timeout)
         try:
             yield had
         finally:
             if had:
-                fcntl.flock(descriptor, fcntl.LOCK_UN)  # whoever else has the descriptor by now
+                with contextlib.suppress(OSError):  # closing it does, unless another has it
+                    fcntl.flock(descriptor, fcntl.LOCK_UN)  # whoever else has the descriptor by now
     finally:
         _ALONE.discard(descriptor)
         os.close(descriptor)
@@ -209,7 +230,8 @@ def store_to_oneself(path: str, *, timeout: float) -> Iterator[None]:
 
     lock = filelock.FileLock(path, mode=0o600, fallback_to_soft=False)
     try:
-        lock.acquire(timeout=timeout)
+        with naming(path):
+            lock.acquire(timeout=timeout)
     except filelock.Timeout as error:
         raise Busy(
             "The store is open in another process, and this needs it to itself.",
@@ -218,4 +240,10 @@ def store_to_oneself(path: str, *, timeout: float) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.release()
+        try:
+            lock.release()
+        except OSError:  # what was done is done; the lock goes with its descriptor
+            descriptor = lock._context.lock_file_fd
+            if descriptor is not None:
+                os.close(descriptor)
+                lock._context.lock_file_fd = None

@@ -226,10 +226,9 @@ def _used(pid: int, upper: str, places: set[str], mount_ids: set[int]) -> Iterat
         for place in places:
             if target == place or _is_below(target, place):
                 yield place, f"{how} {target}"
-        if link.startswith("fd/") and target.startswith("/"):
-            number = link.removeprefix("fd/")
-            if _is_detached_file(pid, number, upper + target, mount_ids):
-                yield "", f"has {target} open in a mount of it that was detached"
+        if target.startswith("/") and _is_detached(pid, link, upper + target, mount_ids):
+            words = how.removesuffix(" at").replace("a file open", f"{target} open")
+            yield "", f"{words} in a mount of it that was detached"
 
 
 def _names(directory: str) -> list[str]:
@@ -237,6 +236,21 @@ def _names(directory: str) -> list[str]:
         return os.listdir(directory)
     except OSError:
         return []
+
+
+def _is_detached(pid: int, link: str, path: str, mount_ids: set[int]) -> bool:
+    """Whether a descriptor, or a current directory, is of a file in a detached mount."""
+    if link.startswith("fd/"):
+        return _is_detached_file(pid, link.removeprefix("fd/"), path, mount_ids)
+    try:
+        # O_PATH asks no file system anything, so that none can hang us.
+        mine = os.open(f"/proc/{pid}/{link}", os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return _is_detached_file(os.getpid(), str(mine), path, mount_ids)
+    finally:
+        os.close(mine)
 
 
 def _is_detached_file(pid: int, fd: str, path: str, mount_ids: set[int]) -> bool:

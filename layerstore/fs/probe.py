@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable
+from typing import Final
 
 import attrs
 
@@ -169,10 +170,9 @@ def probe_home(home: str, scratch: str, *, userxattr: bool | None = None) -> Cap
 
 def clear(scratch: str, name: str) -> None:
     """Remove a directory that was tried in, also one that a killed process left mounted."""
-    while _answers(
-        lambda: unmount(f"{scratch}/{name}/merged", wait=0) is not Unmounted.NOT_MOUNTED
-    ):
-        pass
+    with contextlib.suppress(OSError):
+        while unmount(f"{scratch}/{name}/merged", wait=0) is not Unmounted.NOT_MOUNTED:
+            pass
     fd = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         remove_tree(fd, name)
@@ -195,11 +195,23 @@ def _problem(file_system: str, overlay: _Overlay, *, d_type: bool, noreplace: bo
     return None
 
 
+TROUBLE: Final = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("EIO", "ENOSPC", "EDQUOT", "EMFILE", "ENFILE"),
+        *("ENOMEM", "EINTR", "EBUSY", "ESTALE", "EROFS"),
+    )
+)
+"""Errors that tell of this moment, and not of what kernel and file system can do."""
+
+
 def _answers(question: Callable[[], bool]) -> bool:
-    """The answer, where an error means no."""
+    """The answer, where an error means no; one that only tells of this moment is raised."""
     try:
         return question()
-    except OSError:
+    except OSError as error:
+        if error.errno in TROUBLE:
+            raise
         return False
 
 
@@ -227,6 +239,8 @@ def _rename_noreplace(place: str) -> bool:
     try:
         syscalls.renameat2(at, f"{place}/two", at, f"{place}/three", flags)
     except OSError as error:
+        if error.errno in TROUBLE:
+            raise
         return error.errno == errno.EEXIST
     return False
 
@@ -246,6 +260,8 @@ def _try_overlay(place: str, *, userxattr: bool) -> _Overlay:
     try:
         mount_overlay(merged, options, home=place)
     except OSError as error:
+        if error.errno in TROUBLE:
+            raise
         result.reason = error.strerror or str(error)
         return result
     try:

@@ -24,7 +24,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 from unittest import mock
 
 import attrs
@@ -48,7 +48,7 @@ PATIENCE = 90
 """Seconds after which a child that hangs is ended, and counts as a failure."""
 
 Kind = Literal["call", "point"]
-Mode = Literal["before", "after", "torn", "eio", "enospc", "cut"]
+Mode = Literal["before", "after", "torn", "eio", "enospc", "cut", "error"]
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -448,6 +448,9 @@ class Bench:
         return ""
 
 
+B = TypeVar("B", bound=Bench)
+
+
 @attrs.frozen
 class Case:
     """What a verdict goes by."""
@@ -603,9 +606,18 @@ def bench(
 
     `every`: work with every home after its death, also with one that is the same as another.
     """
+    with bench_of(Bench, name, patch, every=every) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def bench_of(
+    kind: type[B], name: str, patch: Patch = contextlib.nullcontext, *, every: bool = False
+) -> Iterator[B]:
+    """The same, of any kind."""
     place = Path(tempfile.mkdtemp(prefix="layerstore-crash-", dir=base()))
     scenarios = {**SCENARIOS, **LONG, **REPAIRS}
-    made = Bench(place, scenarios[name], patch, known=None if every else Counter())
+    made = kind(place, scenarios[name], patch, known=None if every else Counter())
     # Every round copies what is kept for full disks.
     ballast.PIECES, ballast.LARGEST, reserve.LARGEST = 2, ballast.SMALLEST, 16 << 12  # type: ignore[misc]
     try:

@@ -11,7 +11,9 @@
  *            lies on the disk, with nothing of what it has in memory;
  * or it lets that one call fail, without making it, and the process live:
  *   EIO      with an I/O error;
- *   ENOSPC   as on a full disk.
+ *   ENOSPC   as on a full disk;
+ *   ERROR    with the number that fault_error() was told; told so, also every later call, of those
+ *            that can give this number at all.
  * In COUNT mode it only counts, and keeps the names of the calls for whoever asks.
  *
  * All wrappers have one signature, six words in and one out. A system call has at most six
@@ -34,7 +36,7 @@ extern int kill(int, int);
 extern int access(const char *, int);
 extern int ioctl(int, unsigned long, ...);
 
-enum mode { COUNT, BEFORE, AFTER, TORN, FAIL_EIO, FAIL_ENOSPC, CUT };
+enum mode { COUNT, BEFORE, AFTER, TORN, FAIL_EIO, FAIL_ENOSPC, CUT, FAIL };
 typedef long (*call)(long, long, long, long, long, long);
 
 static int armed;
@@ -42,6 +44,7 @@ static enum mode mode;
 static long at, seen;
 static long ignored = -1;
 static int disk = -1;
+static int error_number, for_ever, opening_only;
 static const char *names[KEPT];
 
 void fault_arm(long number, int how) {
@@ -59,6 +62,13 @@ const char *fault_name(long number) {
 void fault_ignore(int descriptor) { ignored = descriptor; }
 /* The file system that a CUT shuts down. */
 void fault_disk(int descriptor) { disk = descriptor; }
+
+/* What FAIL fails with; on: not only once; of_opens: calls that give no descriptor succeed. */
+void fault_error(int number, int on, int of_opens) {
+  error_number = number;
+  for_ever = on;
+  opening_only = of_opens;
+}
 
 #define SHUTDOWN 0x8004587dUL /* EXT4_IOC_SHUTDOWN, XFS_IOC_GOINGDOWN */
 
@@ -80,7 +90,13 @@ static int counted(const char *name) {
   long number = __sync_fetch_and_add(&seen, 1);
   if (number < KEPT)
     names[number] = name;
-  return mode != COUNT && number == at;
+  return mode != COUNT && (number == at || (mode == FAIL && for_ever && number > at));
+}
+
+/* 1 for a call that gives a descriptor. */
+static int gives_descriptor(const char *name) {
+  return (name[0] == 'o' && name[1] == 'p') || (name[0] == 'c' && name[1] == 'r') ||
+         (name[0] == 'f' && name[1] == 's' && (name[2] == 'o' || name[2] == 'm' || name[2] == 'p'));
 }
 
 /* 1 for an open of a file that exists; paths relative to a descriptor count as new. */
@@ -100,8 +116,10 @@ static long pass(const char *name, call real, int torn, long a, long b, long c, 
   /* Opening what is there takes no room, whatever the flags say. */
   if (mode == FAIL_ENOSPC && is_there(name, a, b))
     return real(a, b, c, d, e, f);
-  if (mode == FAIL_EIO || mode == FAIL_ENOSPC) {
-    int number = mode == FAIL_EIO ? EIO : ENOSPC;
+  if (mode == FAIL && opening_only && !gives_descriptor(name))
+    return real(a, b, c, d, e, f);
+  if (mode == FAIL_EIO || mode == FAIL_ENOSPC || mode == FAIL) {
+    int number = mode == FAIL ? error_number : mode == FAIL_EIO ? EIO : ENOSPC;
     if (name[0] == 'p' && name[1] == 'o') /* posix_fallocate gives the number itself */
       return number;
     errno = number;

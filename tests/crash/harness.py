@@ -7,6 +7,7 @@
     double      SIGKILL at a call, then SIGKILL at a call of the recovery: pairs
     mutant      a changed protocol (--mutant NAME), until a sweep catches it
     failures    an I/O error from every sync and write, and no room for each call that takes some
+    errnos      each call fails with one of ten errors, once or from then on, and nobody dies
     powercut    the power of its disk is cut in front of a call, and at the end (FILE_SYSTEM:SCENARIO)
     living      many processes on one home, of which some are killed (--limit SECONDS)
     traffic     so many gets and puts (--limit PAIRS), and how large the journal's files become
@@ -397,6 +398,13 @@ def failures(options: argparse.Namespace, result: Result) -> None:
     return None
 
 
+def errnos(options: argparse.Namespace, result: Result) -> None:
+    """Every call fails, with one of ten errors; with --all with each, once and from then on."""
+    from tests.crash.errnos import sweep
+
+    sweep(options, result, _judge)
+
+
 def powercut(options: argparse.Namespace, result: Result) -> None:
     """In front of all calls, or of a sample, and once behind the last one."""
     from tests.crash.bench import Fault
@@ -509,6 +517,7 @@ CAMPAIGNS = {
     "double": double,
     "mutant": mutant,
     "failures": failures,
+    "errnos": errnos,
     "living": living,
     "powercut": powercut,
     "together": together,

@@ -10,7 +10,16 @@ import sys
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("faultshim.c")
-MODES = {"count": 0, "before": 1, "after": 2, "torn": 3, "eio": 4, "enospc": 5, "cut": 6}
+MODES = {
+    "count": 0,
+    "before": 1,
+    "after": 2,
+    "torn": 3,
+    "eio": 4,
+    "enospc": 5,
+    "cut": 6,
+    "error": 7,
+}
 SYNCS = ("fsync", "fdatasync", "syncfs")
 """The calls whose failure leaves nobody knowing what is on the disk."""
 TORN = ("write", "pwrite", "pwrite64")
@@ -59,6 +68,11 @@ def arm(number: int, mode: str) -> None:
     """Count from here, and die at the call with this number."""
     assert LOADED, "the library is not preloaded"
     _libc.fault_arm(ctypes.c_long(number), MODES[mode])
+
+
+def fail_with(number: int, *, on: bool, of_opens: bool = False) -> None:
+    """What `error` fails with, once or from then `on`; `of_opens`: only what gives a descriptor."""
+    _libc.fault_error(number, int(on), int(of_opens))
 
 
 def disarm() -> list[str]:
