@@ -35,9 +35,9 @@ def _made(state: State) -> list[str]:
     return [name for name in _NAMES if name in state.layers]
 
 
-def _unheld(state: State) -> list[str]:
+def _unheld(state: State, layers: list[str]) -> list[str]:
     held = {layer for layer, _ in state.holds}
-    return [layer for layer in _made(state) if layer not in held]
+    return [layer for layer in layers if layer in state.layers and layer not in held]
 
 
 def _childless(state: State, layers: list[str]) -> list[str]:
@@ -49,7 +49,7 @@ def _create(state: State, past: tuple[Verb, ...]) -> Verb | None:
     """Upon the newest layer that nobody holds."""
     used = {verb.layer for verb in past if isinstance(verb, Create)}
     name = next(name for name in _NAMES if name not in used)
-    return Create(name, Facts(["mid", *_unheld(state)][-1]))
+    return Create(name, Facts(_unheld(state, ["base", "mid", *_made(state)])[-1]))
 
 
 def _base(state: State, past: tuple[Verb, ...]) -> Verb | None:
@@ -61,13 +61,17 @@ def _base(state: State, past: tuple[Verb, ...]) -> Verb | None:
 def _apply(state: State, past: tuple[Verb, ...]) -> Verb | None:
     """To the newest layer that is as it was created; or to nothing."""
     touched = {verb.layer for verb in past if isinstance(verb, Apply | Get)}
-    fresh = [layer for layer in _childless(state, _unheld(state)) if layer not in touched]
+    fresh = [
+        layer for layer in _childless(state, _unheld(state, _made(state))) if layer not in touched
+    ]
     return Apply(fresh[-1], _FILES) if fresh else None
 
 
 def _get(state: State, past: tuple[Verb, ...]) -> Verb | None:
+    """Of the newest layer, by a holder that outlives its process."""
     del past
-    return Get(["mid", *_made(state)][-1], "docker")
+    there = [layer for layer in ("mid", *_made(state)) if layer in state.layers]
+    return Get(there[-1], "docker") if there else None
 
 
 def _put(state: State, past: tuple[Verb, ...]) -> Verb | None:
@@ -77,10 +81,9 @@ def _put(state: State, past: tuple[Verb, ...]) -> Verb | None:
 
 
 def _remove(state: State, past: tuple[Verb, ...]) -> Verb | None:
+    """The newest layer that nobody holds and nothing is built on."""
     del past
-    free = _childless(state, _unheld(state))
-    if not free and "mid" not in {layer for layer, _ in state.holds} and "mid" in state.layers:
-        free = _childless(state, ["mid"])
+    free = _childless(state, _unheld(state, ["mid", *_made(state)]))
     return Remove(free[-1]) if free else None
 
 
@@ -113,8 +116,6 @@ def _walk(
     if len(names) == LONGEST:
         return
     for name, choose in ALPHABET.items():
-        if "mid" not in state.layers and name in ("create", "get"):
-            continue
         verb = choose(state, verbs)
         if verb is not None:
             after = verb.states(state)[-1]
