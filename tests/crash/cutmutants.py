@@ -18,7 +18,7 @@ from layerstore.db import engine
 from layerstore.fs import layout
 from layerstore.fs import steps as s
 from tests.crash import powercut
-from tests.crash.mutants import Mutant, _patched, _plans, _swapped
+from tests.crash.mutants import Mutant, _patched, _plans, _swapped, _without
 
 Chosen = Callable[[Any], bool]
 
@@ -30,11 +30,17 @@ def _directory(chosen: Chosen) -> Callable[[plan.Steps], plan.Steps]:
 
 
 def _file(name: str) -> Callable[[plan.Steps], plan.Steps]:
+    """It is written, and the kernel is not told when."""
+
+    def named(step: s.Step, kind: Any) -> bool:
+        return isinstance(step, kind) and step.path.endswith(f"/{name}")
+
     return lambda steps: tuple(
         attrs.evolve(step, sync=False)
-        if isinstance(step, s.WriteFile) and step.path.endswith(f"/{name}")
+        if isinstance(step, s.WriteFile) and named(step, s.WriteFile)
         else step
         for step in steps
+        if not named(step, s.SyncFile)
     )
 
 
@@ -60,10 +66,6 @@ def _trash(path: str) -> bool:
 
 def _any(path: str) -> bool:
     return True
-
-
-def _unmarked(steps: plan.Steps) -> plan.Steps:
-    return _directory(_layer)(_file(layout.COMMITTED)(steps))
 
 
 def _published_last(steps: plan.Steps) -> plan.Steps:
@@ -96,11 +98,6 @@ MUTANTS: Final = {
     ),
     "create-lower-file": Mutant(
         "the lower file is not synced", "create-child", _plans(_FORWARD, _C, _file(layout.LOWER))
-    ),
-    "create-committed": Mutant(
-        "neither the parent's mark nor its directory is synced",
-        powercut.FIRST.name,
-        _plans(_FORWARD, _C, _unmarked),
     ),
     "create-staging": Mutant(
         "what was staged is not synced as a directory",
@@ -141,16 +138,11 @@ MUTANTS: Final = {
 }
 
 ALIKE: Final = {
-    "create-committed-file": Mutant(
-        "the parent's mark is not synced: it is empty, and its name is synced with its directory",
+    "create-committed": Mutant(
+        "a parent's mark is not synced: it is written before the first sync of the create, and that "
+        "one brings it along on all three",
         powercut.FIRST.name,
-        _plans(_FORWARD, _C, _file(layout.COMMITTED)),
-    ),
-    "create-parent": Mutant(
-        "the parent's directory is not synced: all three file systems write the name of a new file "
-        "with the file, and POSIX does not ask for that",
-        powercut.FIRST.name,
-        _plans(_FORWARD, _C, _directory(_layer)),
+        _plans(_FORWARD, _C, _without(s.SyncMark)),
     ),
     "remove-trash": Mutant(
         "the trash is not synced: the home is, and all three file systems write both names of a "
