@@ -20,14 +20,17 @@ import attrs
 
 from layerstore.fs import syscalls
 
-SIZES: Final = {"ext4": 64 << 20, "xfs": 304 << 20}
+SIZES: Final = {"ext4": 64 << 20, "xfs": 304 << 20, "btrfs": 128 << 20}
 _MAKE: Final = {
     "ext4": ("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"),
     "xfs": ("mkfs.xfs", "-q", "-f"),
+    "btrfs": ("mkfs.btrfs", "-q", "-f"),
 }
+_OPTIONS: Final = {"btrfs": "nodiscard"}
+_BTRFS_FORGET_DEV: Final = 0x50009405
 _SHUTDOWN: Final = 0x8004587D
 _WITHOUT_FLUSHING_THE_LOG: Final = struct.pack("=I", 2)
-_CHUNK: Final = 1 << 16
+CHUNK: Final = 1 << 16
 _LOOP_GET_FREE, _LOOP_CONFIGURE, _AUTOCLEAR = 0x4C82, 0x4C0A, 4
 
 
@@ -56,19 +59,23 @@ class Disk:
         self.unmount()
         with self.image.open("rb") as file:
             at = 0
-            while chunk := file.read(_CHUNK):
+            while chunk := file.read(CHUNK):
                 if chunk.count(0) < len(chunk):
                     self._kept.append((at, chunk))
                 at += len(chunk)
 
     def renew(self) -> None:
         """As it was kept, and mounted."""
+        self.restore()
+        self.mount()
+
+    def restore(self) -> None:
+        """As it was kept; not mounted."""
         self._empty()
         with self.image.open("r+b", buffering=0) as file:
             for at, chunk in self._kept:
                 file.seek(at)
                 file.write(chunk)
-        self.mount()
 
     def _empty(self) -> None:
         with self.image.open("wb") as file:
@@ -76,11 +83,18 @@ class Disk:
 
     def mount(self) -> None:
         """The loop device goes with the mount, also where this process is killed."""
-        descriptor, device = _attach(self.image)
+        descriptor, device = _attach(self.below)
+        if self.kind == "btrfs":
+            _forget()
         try:
-            syscalls.mount(device, os.fspath(self.point), self.kind, 0, "")
+            syscalls.mount(device, os.fspath(self.point), self.kind, 0, _OPTIONS.get(self.kind, ""))
         finally:
             os.close(descriptor)
+
+    @property
+    def below(self) -> Path:
+        """The file that the loop device is on."""
+        return self.image
 
     def unmount(self) -> None:
         for _ in range(200):
@@ -103,6 +117,22 @@ class Disk:
             fcntl.ioctl(descriptor, _SHUTDOWN, _WITHOUT_FLUSHING_THE_LOG)
         finally:
             os.close(descriptor)
+
+
+def _forget() -> None:
+    """Let btrfs forget what it knows of images that were mounted before.
+
+    It refuses one whose newest transaction is older, as that of an earlier state is.
+    """
+    control = os.open("/dev/btrfs-control", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        # struct btrfs_ioctl_vol_args, without a name: all that are not mounted.
+        fcntl.ioctl(control, _BTRFS_FORGET_DEV, bytearray(4096))
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
+    finally:
+        os.close(control)
 
 
 def _attach(image: Path) -> tuple[int, str]:

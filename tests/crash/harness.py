@@ -9,6 +9,8 @@
     failures    an I/O error from every sync and write, and no room for each call that takes some
     errnos      each call fails with one of ten errors, once or from then on, and nobody dies
     powercut    the power of its disk is cut in front of a call, and at the end (FILE_SYSTEM:SCENARIO)
+    sequence    the same for sequences of up to three verbs (FILE_SYSTEM; --limit SEQUENCES)
+    blocks      the disk is made anew as it may have been at a moment (FILE_SYSTEM:SCENARIO)
     living      many processes on one home, of which some are killed (--limit SECONDS)
     traffic     so many gets and puts (--limit PAIRS), and how large the journal's files become
     together    SIGKILL at the trace points of threads whose writes share a transaction
@@ -444,6 +446,42 @@ def powercut(options: argparse.Namespace, result: Result) -> None:
     return None
 
 
+def sequence(options: argparse.Namespace, result: Result) -> None:
+    """Power cuts in --limit sequences of verbs, chosen by the seed, or in all; the scenario is the
+    file system.
+    """
+    from tests.crash.sequences import sequences
+
+    names = list(sequences())
+    chance = random.Random(options.seed)
+    if options.limit:
+        names = sorted(chance.sample(names, options.limit))
+    possible = 0
+    for name in names:
+        one = argparse.Namespace(**vars(options))
+        one.scenario, one.limit = f"{options.scenario}:{name}", CUTS_OF_A_SEQUENCE
+        part = Result("powercut", one.scenario, options.seed)
+        powercut(one, part)
+        result.points += part.points
+        result.kills += part.kills
+        result.failures += part.failures
+        possible += part.possible
+        if len(result.failures) >= ENOUGH:
+            raise Enough
+    result.possible = possible
+
+
+CUTS_OF_A_SEQUENCE = 20
+"""One behind its last call, and the others in front of calls that the seed chooses."""
+
+
+def blocks(options: argparse.Namespace, result: Result) -> None:
+    """States of the disk below a scenario, --limit of them."""
+    from tests.crash.blocks import sweep
+
+    sweep(options, result)
+
+
 def living(options: argparse.Namespace, result: Result) -> None:
     """Several processes on one home, for --limit seconds."""
     from tests.crash.invariants import Violation
@@ -520,6 +558,8 @@ CAMPAIGNS = {
     "errnos": errnos,
     "living": living,
     "powercut": powercut,
+    "sequence": sequence,
+    "blocks": blocks,
     "together": together,
     "soak": soak,
     "traffic": traffic,

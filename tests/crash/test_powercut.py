@@ -39,6 +39,14 @@ def test_a_power_cut_takes_nothing_that_was_acknowledged(
 
 
 @pytest.mark.parametrize("file_system", ["ext4", "xfs"])
+def test_nor_does_one_between_three_verbs(campaigns: Campaigns, file_system: str) -> None:
+    """The same in sequences of verbs: some, chosen by the seed; in the long form all that there are."""
+    limit = [] if settings.LONG else ["--limit", "4"]
+    result = campaigns.run("sequence", file_system, *limit)
+    assert result["points"] == result["kills"] > 0
+
+
+@pytest.mark.parametrize("file_system", ["ext4", "xfs"])
 @pytest.mark.parametrize("name", sorted(MUTANTS))
 def test_a_missing_sync_is_caught(campaigns: Campaigns, file_system: str, name: str) -> None:
     """Cuts catch a protocol that relies on memory; no kill can."""
