@@ -21,6 +21,7 @@ from layerstore import description
 from layerstore import model as m
 from layerstore.audit import archives as archived
 from layerstore.audit import (
+    engine,
     foreign,
     layers,
     links,
@@ -71,19 +72,22 @@ def audit(
     *,
     archives: bool = False,
     any_tree: bool = False,
+    docker_root: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Compare the views of the store at `home`. Raises NoStore, SchemaTooNew; OSError where it may
     not look.
 
     `archives`: read and fold each archive of the journal, too, and not only the names of them.
+    `docker_root`: of the dockerd that has its layers in this store: its records are compared, too.
     `any_tree`: take a tree without a store of ours, too, such as Docker's. `progress` is told how
     far it is: (what, done, of how many).
     """
     path = Path(home).resolve()
     if os.path.isdir(path / layout.OWN):
         try:
-            return _audit_store(path, archives=archives, progress=progress)
+            root = None if docker_root is None else os.path.realpath(docker_root)
+            return _audit_store(path, archives=archives, docker_root=root, progress=progress)
         except StoreDamaged as error:  # it could be opened, and then not be read
             view = look(os.fspath(path), None)
             damaged = finding("damaged-database", error.message, path=f"{path}/{layout.DATABASE}")
@@ -96,19 +100,21 @@ def audit(
 # --- a store of ours ------------------------------------------------------------------------------
 
 
-def _audit_store(home: Path, *, archives: bool, progress: Progress | None) -> Report:
+def _audit_store(
+    home: Path, *, archives: bool, docker_root: str | None, progress: Progress | None
+) -> Report:
     with contextlib.ExitStack() as stack:
         reader, source, trouble = _records_of(home, stack)
         folded = () if reader is None else records.projection(reader, source, progress)
         view = look(os.fspath(home), reader, progress=progress)
-        found = [*trouble, *_judge(view, archives), *folded]
+        found = [*trouble, *_judge(view, archives, docker_root), *folded]
         for _ in range(_LOOKS - 1):
             if not found or view.records is None or not view.records.living:
                 break
             if folded and reader is not None:
                 folded = records.projection(reader, source)
             view = look(os.fspath(home), reader)
-            found = _confirmed(found, [*trouble, *_judge(view, archives), *folded])
+            found = _confirmed(found, [*trouble, *_judge(view, archives, docker_root), *folded])
         return _report(view, found, "layerstore")
 
 
@@ -138,7 +144,9 @@ def _records_of(
     return reader, records.Source(database.path, query), ()
 
 
-def _judge(view: View, archives: bool) -> Iterator[m.Finding]:
+def _judge(view: View, archives: bool, docker_root: str | None = None) -> Iterator[m.Finding]:
+    if docker_root is not None:
+        yield from engine.check(view, docker_root)
     if view.records is not None:
         yield from records.check(view)
         yield from archived.check(view, whole=archives)

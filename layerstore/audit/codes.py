@@ -214,6 +214,17 @@ _ALL: Final = [
         ("record-without-layer", "the engine has a record of a layer that is gone", ""),
         ("doubled-record", "the engine has two records of one layer", ""),
         ("record-cycle", "by the engine's records a layer is its own ancestor", ""),
+        ("lost-records", "the engine's records of all layers are gone", ""),
+        ("unreadable-record", "a record of the engine's cannot be read", ""),
+    ),
+    *_codes(
+        _LEFTOVER,
+        (
+            "unknown-to-docker",
+            "dockerd has no record of a layer: it died before it wrote one, unless it is at it now",
+            "",
+            True,
+        ),
     ),
     *_codes(
         _NOTE,

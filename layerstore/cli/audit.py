@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from itertools import groupby
@@ -35,9 +36,18 @@ _WORDS: Final = {
 @click.command("audit", cls=Command)
 @click.argument("path", required=False, type=click.Path(path_type=str))
 @click.option("--archives", is_flag=True, help="Read and fold the journal's archives whole, too.")
+@click.option(
+    "--docker-root",
+    metavar="DIR",
+    type=click.Path(path_type=str),
+    help="Compare with the records of the dockerd whose data root this is.  [default: found beside a "
+    "store below docker_roots]",
+)
 @pass_app
 @click.pass_context
-def audit_command(ctx: click.Context, app: App, path: str | None, archives: bool) -> None:
+def audit_command(
+    ctx: click.Context, app: App, path: str | None, archives: bool, docker_root: str | None
+) -> None:
     """Compare journal, index, tree and mount table. Changes nothing.
 
     PATH is a store, or any overlay2 tree without one: Docker's data-root/overlay2, podman's
@@ -51,7 +61,13 @@ def audit_command(ctx: click.Context, app: App, path: str | None, archives: bool
     home = path if path is not None else app.settings.home
     try:
         with _Bar(app) as bar:
-            report = audit(home, archives=archives, any_tree=path is not None, progress=bar.told)
+            report = audit(
+                home,
+                archives=archives,
+                any_tree=path is not None,
+                docker_root=docker_root or _docker_root(app, home),
+                progress=bar.told,
+            )
     except LayerstoreError as error:
         app.fail(error, exit_code=exits.NOT_AUDITED)
         ctx.exit(exits.NOT_AUDITED)
@@ -72,6 +88,15 @@ def audit_command(ctx: click.Context, app: App, path: str | None, archives: bool
     else:
         _tell(app, report)
     ctx.exit(0 if report.clean else exits.FINDINGS)
+
+
+def _docker_root(app: App, home: str | os.PathLike[str]) -> str | None:
+    """Where the settings let a dockerd have its home, and it has its records beside it."""
+    from layerstore.audit.engine import data_root
+
+    real = os.path.realpath(home)
+    below = any(real.startswith(f"{os.path.realpath(r)}/") for r in app.settings.docker_roots)
+    return data_root(real) if below else None
 
 
 def _counts(report: Report) -> dict[str, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -140,13 +141,17 @@ class _Building:
             raise ValueError(f"layer {layer.name}: only Docker has the state {layer.state}")
         built = self.built
         above = built.layers[layer.parent] if layer.parent else None
-        directory = hex_id("storage", layer.name)
+        archived = self._archived(layer)
+        directory = _layer_id(archived.diff_id, above)
+        if directory in built.parents:
+            raise ValueError(
+                f"layer {layer.name}: another has the same files and parent, and its id"
+            )
         trees.write_layer(built, SHAPE, layer.name, directory, above, layer.files)
         for name, data in layer.beside.items():
             path = built.home / directory / name
             make_directory(path.parent, 0o700)
             write_file(path, data)
-        archived = digests.archived(built.diff(layer.name))
         built.diff_ids[layer.name] = archived.diff_id
         if layer.state is State.ORPHAN:
             return
@@ -165,6 +170,15 @@ class _Building:
         self.records.append(record)
         beside = built.root / "overlay-layers" / f"{directory}.tar-split.gz"
         write_file(beside, archived.tar_split, 0o600)
+
+    def _archived(self, layer: Layer) -> digests.Archived:
+        """The archive of a layer, which has to be known before its directory has a name."""
+        making = self.built.root / "making"
+        making.mkdir()
+        trees.write_files(making, layer.files)
+        archived = digests.archived(making)
+        shutil.rmtree(making)
+        return archived
 
     # --- images and containers --------------------------------------------------------------------
 
@@ -263,6 +277,14 @@ class _Building:
     def _mounted(self, name: str) -> dict[str, Any]:
         layer = self.built.layers[name]
         return {"id": layer, "path": f"{self.built.home}/{layer}/merged", "count": 1}
+
+
+def _layer_id(diff_id: str, parent: str | None) -> str:
+    """As podman calls a layer that it made: by its content and all below it."""
+    digits = diff_id.removeprefix("sha256:")
+    if parent is None:
+        return digits
+    return digests.digest_of(f"{parent}+{digits}".encode()).removeprefix("sha256:")
 
 
 def _qualified(name: str) -> str:

@@ -37,3 +37,5 @@ CACHE = Layer("cache", parent="kit", files={"k2": "1"}, state=State.CACHE)
 WHOLE: dict[str, Any] = {"layers": LAYERS, "images": IMAGES, "containers": CONTAINERS}
 LEFT_BY_DOCKER = (*LAYERS, ORPHAN, CONDEMNED, UNFINISHED, KIT, CACHE)
 LEFT_BY_PODMAN = (*LAYERS, ORPHAN, CONDEMNED)
+KIT_ON_SHELL = Layer("kit", parent="shell", files={"k": "1"}, by_buildkit=True)
+CACHE_ON_KIT = Layer("cache", parent="kit", files={"k2": "1"}, state=State.CACHE)
