@@ -21,6 +21,7 @@ from layerstore import description
 from layerstore import model as m
 from layerstore.audit import archives as archived
 from layerstore.audit import (
+    engine,
     foreign,
     layers,
     links,
@@ -37,6 +38,7 @@ from layerstore.audit.view import View, finding, look
 from layerstore.db import statements as sql
 from layerstore.errors import NoStore, SchemaTooNew, StoreDamaged
 from layerstore.fs import layout
+from layerstore.legacy.manifest import Manifest
 from layerstore.reader import Reader, check_database, check_not_newer, revision
 
 _LOOKS: Final = 3
@@ -176,6 +178,13 @@ def _is_tree(view: View) -> bool:
         layout.LINK in found.names or layout.LOWER in found.names
         for found in view.tree.layers.values()
     )
+
+
+def of_view(view: View, manifest: Manifest) -> Iterator[m.Finding]:
+    """What is wrong with a tree of another program, by one look at it and at what that recorded."""
+    yield from foreign.check(view)
+    yield from engine.check(view, manifest)
+    yield from _judge(view, archives=False)
 
 
 # --- what comes of it -----------------------------------------------------------------------------

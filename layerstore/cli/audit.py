@@ -50,7 +50,7 @@ def audit_command(ctx: click.Context, app: App, path: str | None, archives: bool
 
     home = path if path is not None else app.settings.home
     try:
-        with _Bar(app) as bar:
+        with Bar(app) as bar:
             report = audit(home, archives=archives, any_tree=path is not None, progress=bar.told)
     except LayerstoreError as error:
         app.fail(error, exit_code=exits.NOT_AUDITED)
@@ -150,7 +150,7 @@ def _tell_next(app: App, report: Report, bad: list[Finding]) -> None:
             app.out.line(f"'{repair.command}' {repair.does}.")
 
 
-class _Bar:
+class Bar:
     """A progress bar on a terminal, for runs that take long enough to wonder."""
 
     def __init__(self, app: App) -> None:
@@ -159,7 +159,7 @@ class _Bar:
         self._what = ""
         self._bar: Any = None
 
-    def __enter__(self) -> _Bar:
+    def __enter__(self) -> Bar:
         return self
 
     def __exit__(
