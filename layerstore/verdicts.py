@@ -19,7 +19,7 @@ from layerstore import model as m
 from layerstore.audit import lost, of_view, weight
 from layerstore.audit.census import Progress
 from layerstore.audit.view import View, finding, look
-from layerstore.fs import inuse, mounttables
+from layerstore.fs import inuse
 from layerstore.legacy import living, shapes
 from layerstore.legacy.detecting import CONTAINERS_STORAGE, Found
 from layerstore.legacy.manifest import Manifest, Record, Role, Source
@@ -179,24 +179,17 @@ class _Judge:
                 found.setdefault(record.layer, "it is recorded as mounted")
             elif record.source is Source.WRITE_SET and self._live:
                 found.setdefault(record.layer, f"it is perhaps being pulled ({record.name})")
+        for (how, name), who in inuse.mounted(self._view.home).items():
+            layer = self._view.who_has(name) if how == "link" else name
+            if layer is not None:
+                found.setdefault(layer, who)
         for layer, places in self._view.places.items():
             found.setdefault(layer, f"{places[0].keeper} has it mounted")
-            found.update(self._mounted(places))
         for layer, processes in users.items():
             found.setdefault(layer, str(processes[0]))
         for layer in self._view.tree.layers:
             if shapes.shape_of(layer) in self._manifest.kept_shapes:
                 found.setdefault(layer, "it looks like build cache, whose records cannot be read")
-        return found
-
-    def _mounted(self, places: Iterable[mounttables.Place]) -> dict[str, str]:
-        found = {}
-        for place in places:
-            for path in mounttables.lowers(place.entry):
-                how, name = mounttables.lower_name(path)
-                layer = self._view.who_has(name) if how == "link" else name
-                if layer is not None and how != "path":
-                    found[layer] = f"{place.keeper} has it below a mount"
         return found
 
     def _below(self, layer: str) -> set[str]:

@@ -86,7 +86,7 @@ def adopt_command(app: App, /, path: str, plan: bool, **wanted: Any) -> None:
     at that moment is then recorded nowhere.
     """
     if not plan:
-        raise click.UsageError("Taking over a tree is not built yet: --plan says what is in it.")
+        raise click.UsageError("Taking over a tree is not built yet; --plan says what is in it.")
     found = _planned(app, path, wanted)
     if app.out.json:
         app.out.document(**_document(found, every=True))

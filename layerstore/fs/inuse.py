@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import attrs
 
+from layerstore.fs import mountinfo, mounttables
+
 
 @attrs.frozen
 class User:
@@ -61,6 +63,44 @@ def having_open(paths: Iterable[str]) -> tuple[User, ...]:
             file = wanted[status.st_dev, status.st_ino]
             found[pid] = User(pid, _command(pid), file, f"has {file} open")
     return tuple(found.values())
+
+
+def mounted(home: str) -> Mapping[tuple[str, str], str]:
+    """What of a home some mount uses, in any mount namespace, and wherever that is: by whom, in words.
+
+    The keys are ("layer", id) and ("link", LINK), of overlays' uppers and lowers and of whatever else
+    has a root in a layer. Paths are told by the home's own name, or are relative: it may lie elsewhere
+    in another namespace, and another home's layer of the same name counts, too.
+    """
+    above = f"/{os.path.basename(home)}/"
+    found: dict[tuple[str, str], str] = {}
+    namespaces: set[int] = set()
+    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
+        try:
+            namespace = os.stat(f"/proc/{pid}/ns/mnt").st_ino
+            if namespace in namespaces:
+                continue
+            with open(f"/proc/{pid}/mountinfo", "rb") as table:
+                lines = [x for x in table if b" - overlay " in x or os.fsencode(above) in x]
+        except OSError:
+            continue  # it ended, or is not ours to look at
+        namespaces.add(namespace)
+        for entry in mountinfo.parse_mountinfo(b"".join(lines)):
+            for key in _parts(entry, above):
+                found.setdefault(key, f"process {pid} ({_command(pid)}) has it mounted")
+    return found
+
+
+def _parts(entry: mountinfo.MountEntry, above: str) -> Iterator[tuple[str, str]]:
+    if entry.fs_type != "overlay":
+        if above in entry.root:
+            yield "layer", entry.root.rpartition(above)[2].partition("/")[0]
+        return
+    uppers = [o[len("upperdir=") :] for o in entry.super_options if o.startswith("upperdir=")]
+    for path in (*uppers, *mounttables.lowers(entry)):
+        how, name = mounttables.lower_name(path)
+        if how != "path" and (above in path or not path.startswith("/")):
+            yield how, name
 
 
 def _links() -> Iterator[tuple[int, str, str]]:

@@ -119,15 +119,32 @@ def test_what_a_record_reaches_is_no_orphan(
     assert {Verdict.KEPT} == {found[ORPHAN], found[UNDER]}
 
 
-@pytest.mark.root
-def test_what_is_mounted_in_another_namespace_is_no_orphan(bare: Path) -> None:
-    """A mount that only another mount namespace has keeps its upper, and every layer below it."""
-    tree = docker_tree(bare)
-    place = tree.home / ORPHAN
-    (place / "merged").mkdir()
-    lowers = ":".join(f"{tree.home}/{layer}/diff" for layer in (UNDER, SIDE, BASE))
+def _overlay(home: Path) -> str:
+    place = home / ORPHAN
+    lowers = ":".join(f"{home}/{layer}/diff" for layer in (UNDER, SIDE, BASE))
     options = f"lowerdir={lowers},upperdir={place}/diff,workdir={place}/work"
-    mount = f"mount -t overlay overlay -o {options} {place}/merged && echo up && read x"
+    return f"mount -t overlay overlay -o {options} {place}/merged"
+
+
+def _below(home: Path) -> str:
+    """Read-only, at a place of its own, under a name that is not the layout's."""
+    lowers = ":".join(f"{home}/{layer}/diff" for layer in (ORPHAN, UNDER))
+    return f"mount -t overlay overlay -o lowerdir={lowers} {home}/notes"
+
+
+def _bind(home: Path) -> str:
+    return f"mount --bind {home}/{ORPHAN}/diff {home}/notes"
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("command", [_overlay, _below, _bind])
+def test_what_is_mounted_in_another_namespace_is_no_orphan(
+    bare: Path, command: Callable[[Path], str]
+) -> None:
+    """A mount that only another mount namespace has keeps what it is of, and every layer below it."""
+    tree = docker_tree(bare)
+    (tree.home / ORPHAN / "merged").mkdir()
+    mount = f"{command(tree.home)} && echo up && read x"
     with subprocess.Popen(
         ["unshare", "--mount", "--propagation", "private", "sh", "-c", mount],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -300,14 +317,12 @@ def test_nothing_there_is_an_error(tmp_path: Path) -> None:
     assert "hint" in done.err
 
 
-def test_ten_thousand_layers_take_seconds(tmp_path: Path) -> None:
-    """A plan of a large tree does not take time that grows with its square: a tenth of it in a tenth."""
+def test_many_layers_take_seconds(tmp_path: Path) -> None:
+    """Five hundred layers on one are planned in a second or two, not in the square of it."""
     tree = docker_tree(tmp_path)
-    names = [hexed(f"layer {number}") for number in range(1000)]
-    for name in names:
-        tree.layer(name, BASE)
+    names = {tree.layer(hexed(f"layer {number}"), BASE) for number in range(500)}
     since = time.monotonic()
     found = planned(tmp_path)
     took = time.monotonic() - since
-    assert 1000 == len([one for one in found.of(Verdict.RECORDED) if one.layer in names])
+    assert names == {one.layer for one in found.of(Verdict.RECORDED)} - {LONE}
     assert took < 20
