@@ -21,6 +21,7 @@ from layerstore import description
 from layerstore import model as m
 from layerstore.audit import archives as archived
 from layerstore.audit import (
+    dockerd,
     engine,
     foreign,
     layers,
@@ -38,6 +39,7 @@ from layerstore.audit.view import View, finding, look
 from layerstore.db import statements as sql
 from layerstore.errors import NoStore, SchemaTooNew, StoreDamaged
 from layerstore.fs import layout
+from layerstore.legacy.manifest import Manifest
 from layerstore.reader import Reader, check_database, check_not_newer, revision
 
 _LOOKS: Final = 3
@@ -146,7 +148,7 @@ def _records_of(
 
 def _judge(view: View, archives: bool, docker_root: str | None = None) -> Iterator[m.Finding]:
     if docker_root is not None:
-        yield from engine.check(view, docker_root)
+        yield from dockerd.check(view, docker_root)
     if view.records is not None:
         yield from records.check(view)
         yield from archived.check(view, whole=archives)
@@ -184,6 +186,13 @@ def _is_tree(view: View) -> bool:
         layout.LINK in found.names or layout.LOWER in found.names
         for found in view.tree.layers.values()
     )
+
+
+def of_view(view: View, manifest: Manifest) -> Iterator[m.Finding]:
+    """What is wrong with a tree of another program, by one look at it and at what that recorded."""
+    yield from foreign.check(view)
+    yield from engine.check(view, manifest)
+    yield from _judge(view, archives=False)
 
 
 # --- what comes of it -----------------------------------------------------------------------------

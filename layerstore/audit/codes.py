@@ -213,9 +213,10 @@ _ALL: Final = [
         _DAMAGE,
         ("record-without-layer", "the engine has a record of a layer that is gone", ""),
         ("doubled-record", "the engine has two records of one layer", ""),
+        ("damaged-record", "a record of the engine cannot be read, or says what cannot be", ""),
+        ("missing-record", "an image of the engine has a layer that has no record", ""),
         ("record-cycle", "by the engine's records a layer is its own ancestor", ""),
         ("lost-records", "the engine's records of all layers are gone", ""),
-        ("unreadable-record", "a record of the engine's cannot be read", ""),
     ),
     *_codes(
         _LEFTOVER,

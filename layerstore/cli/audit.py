@@ -60,7 +60,7 @@ def audit_command(
 
     home = path if path is not None else app.settings.home
     try:
-        with _Bar(app) as bar:
+        with Bar(app) as bar:
             report = audit(
                 home,
                 archives=archives,
@@ -92,7 +92,7 @@ def audit_command(
 
 def _docker_root(app: App, home: str | os.PathLike[str]) -> str | None:
     """Where the settings let a dockerd have its home, and it has its records beside it."""
-    from layerstore.audit.engine import data_root
+    from layerstore.audit.dockerd import data_root
 
     real = os.path.realpath(home)
     below = any(real.startswith(f"{os.path.realpath(r)}/") for r in app.settings.docker_roots)
@@ -175,7 +175,7 @@ def _tell_next(app: App, report: Report, bad: list[Finding]) -> None:
             app.out.line(f"'{repair.command}' {repair.does}.")
 
 
-class _Bar:
+class Bar:
     """A progress bar on a terminal, for runs that take long enough to wonder."""
 
     def __init__(self, app: App) -> None:
@@ -184,7 +184,7 @@ class _Bar:
         self._what = ""
         self._bar: Any = None
 
-    def __enter__(self) -> _Bar:
+    def __enter__(self) -> Bar:
         return self
 
     def __exit__(

@@ -21,7 +21,7 @@ TERMINATED: Final = 143
 _OTHERS: Final = {
     0: "success",
     SOME_FAILED: "some of several things failed, and some were done",
-    FINDINGS: "audit, doctor: it found something that is not as it should be",
+    FINDINGS: "audit, doctor, orphans: it found something that is not as it should be",
     NOT_AUDITED: "audit, doctor: it could not run to its end",
     NOT_EXECUTABLE: "unshare: the command cannot be run",
     NO_COMMAND: "unshare: there is no such command",

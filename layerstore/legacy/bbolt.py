@@ -1,7 +1,7 @@
 """Owns reading the pages of a bbolt database; it must not write, lock, or know what is in one.
 
-The format: pages of one size, the first two of which are meta pages; the newer one with a good
-checksum names the root. A page is a branch or a leaf of a B+ tree; a leaf's value may be a bucket,
+The format: pages of one size, the first two of which are meta pages with a checksum; the newer
+one names the root. A page is a branch or a leaf of a B+ tree; a leaf's value may be a bucket,
 that is another tree, or a small one within the value itself. Nothing in use is ever overwritten by the
 transaction that frees it, but the next one may: a file that changed while it was read is read again.
 """
@@ -138,20 +138,16 @@ def _state(path: str) -> bytes:
 
 
 def _newest(data: bytes) -> tuple[int, int, int]:
-    """The number of the newest transaction, its root page, and the size of pages."""
-    found: list[tuple[int, int, int]] = []
+    """The number of the newest transaction, its root page, and the size of pages.
+
+    Both meta pages have to be whole: the older one alone would be a state that the last transaction
+    may have changed, and what is kept or not is asked of it.
+    """
     first = _meta(data, 0)
-    # Where the first is damaged, the second tells by being where it is.
-    sizes = [first[2]] if first else [1 << power for power in range(9, 17)]
-    found += [first] if first else []
-    for size in sizes:
-        second = _meta(data, size)
-        if second is not None and second[2] == size:
-            found.append(second)
-            break
-    if not found:
-        raise Damaged("neither of its two first pages is whole")
-    return max(found)
+    second = None if first is None else _meta(data, first[2])
+    if first is None or second is None or first[2] != second[2]:
+        raise Damaged("one of its two first pages is not whole")
+    return max(first, second)
 
 
 def _meta(data: bytes, at: int) -> tuple[int, int, int] | None:

@@ -272,10 +272,10 @@ class _Reader:
     # --- the rest ---------------------------------------------------------------------------------
 
     def _cache(self) -> list[Record] | None:
-        """BuildKit's layers; None where it has some, and what it says of them cannot be read."""
+        """BuildKit's layers; None where nothing is known of them: its database is not there, or damaged."""
         path = f"{self.root}/buildkit/snapshots.db"
         if not os.path.lexists(path):
-            return []
+            return None  # an old Docker has none, and no such layers; of any other it is lost
         try:
             return list(buildkit.read(path, self.chains))
         except buildkit.Damaged as error:

@@ -9,7 +9,7 @@ import pytest
 
 from layerstore import Store
 from layerstore.audit import audit
-from layerstore.audit.engine import data_root
+from layerstore.audit.dockerd import data_root
 from layerstore.testing import Built, docker_tree
 from tests.audit.test_damages import everything
 from tests.cli.running import Program
@@ -106,14 +106,14 @@ def test_records_that_cannot_be_read(bare: Path) -> None:
     tree = served(bare, layers=(*WHOLE["layers"], d.ORPHAN))
     mount = tree.root / "image/layerstore/layerdb/mounts" / tree.containers["web"]
     (mount / "mount-id").write_text("")
-    assert {"unreadable-record"} == {code for code, _ in found(tree)}
+    assert {"damaged-record"} == {code for code, _ in found(tree)}
 
 
 def test_a_cache_that_cannot_be_read(bare: Path) -> None:
     """What looks like BuildKit's may be on its record; everything else is judged."""
     tree = served(bare, layers=(*WHOLE["layers"], d.ORPHAN))
     (tree.root / "buildkit/snapshots.db").write_bytes(b"x" * 9999)
-    assert {("unreadable-record", None), ("unknown-to-docker", "orphan")} == set(found(tree))
+    assert {("damaged-record", None), ("unknown-to-docker", "orphan")} == set(found(tree))
 
 
 def test_records_that_are_gone(bare: Path) -> None:
