@@ -99,3 +99,15 @@ def test_readme_python_works(bare: Path) -> None:
     assert script
     done = run([sys.executable, "-W", "error", "-c", script], bare)
     assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
+
+
+@pytest.mark.root
+def test_tests_of_the_testing_guide_pass(bare: Path) -> None:
+    """The tests in docs/testing.md are what a reader puts into files of their own: they pass."""
+    for line, body in blocks(ROOT / "docs/testing.md", "python"):
+        (bare / f"test_{line}.py").write_text(body)
+        assert len(body.splitlines()) <= 40
+    where = ["--rootdir", str(bare), "--basetemp", str(bare / "tmp"), str(bare)]
+    done = run([sys.executable, "-W", "error", "-m", "pytest", "-q", *where], bare)
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}"
+    assert "2 passed" in done.stdout

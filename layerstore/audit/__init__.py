@@ -22,6 +22,8 @@ from layerstore import model as m
 from layerstore.audit import archives as archived
 from layerstore.audit import content as contents
 from layerstore.audit import (
+    dockerd,
+    engine,
     foreign,
     layers,
     links,
@@ -39,6 +41,7 @@ from layerstore.audit.view import View, finding, look
 from layerstore.db import statements as sql
 from layerstore.errors import NoStore, SchemaTooNew, StoreDamaged
 from layerstore.fs import layout
+from layerstore.legacy.manifest import Manifest
 from layerstore.reader import Reader, check_database, check_not_newer, revision
 
 _LOOKS: Final = 3
@@ -75,6 +78,7 @@ def audit(
     content: bool = False,
     only: Iterable[str] = (),
     any_tree: bool = False,
+    docker_root: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Compare the views of the store at `home`. Raises NoStore, SchemaTooNew; OSError where it may
@@ -82,12 +86,13 @@ def audit(
 
     `content`: read everything that layers hold, and compare it with what was recorded of it; `only`:
     of these layers alone. `archives`: read and fold each archive of the journal, too, and not only the names of them.
+    `docker_root`: of the dockerd that has its layers in this store: its records are compared, too.
     `any_tree`: take a tree without a store of ours, too, such as Docker's. `progress` is told how
     far it is: (what, done, of how many).
     """
     path = Path(home).resolve()
     if os.path.isdir(path / layout.OWN):
-        report = examine(path, archives=archives, progress=progress)[0]
+        report = examine(path, archives=archives, docker_root=docker_root, progress=progress)[0]
         return _with_content(path, report, only, progress) if content else report
     if not any_tree:
         description.read(path)  # raises NoStore
@@ -96,14 +101,19 @@ def audit(
 
 
 def examine(
-    home: Path, *, archives: bool = False, progress: Progress | None = None
+    home: Path,
+    *,
+    archives: bool = False,
+    docker_root: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Report, View]:
     """Audit a store of ours: the report, and the look that it comes from, for whoever plans repairs.
 
     The database is closed: what the look has of it is what was read.
     """
     try:
-        return _audit_store(home, archives=archives, progress=progress)
+        root = None if docker_root is None else os.path.realpath(docker_root)
+        return _audit_store(home, archives=archives, docker_root=root, progress=progress)
     except StoreDamaged as error:  # it could be opened, and then not be read
         view = look(os.fspath(home), None)
         damaged = finding("damaged-database", error.message, path=f"{home}/{layout.DATABASE}")
@@ -113,19 +123,21 @@ def examine(
 # --- a store of ours ------------------------------------------------------------------------------
 
 
-def _audit_store(home: Path, *, archives: bool, progress: Progress | None) -> tuple[Report, View]:
+def _audit_store(
+    home: Path, *, archives: bool, docker_root: str | None, progress: Progress | None
+) -> tuple[Report, View]:
     with contextlib.ExitStack() as stack:
         reader, source, trouble = _records_of(home, stack)
         folded = () if reader is None else records.projection(reader, source, progress)
         view = look(os.fspath(home), reader, progress=progress)
-        found = [*trouble, *_judge(view, archives), *folded]
+        found = [*trouble, *_judge(view, archives, docker_root), *folded]
         for _ in range(_LOOKS - 1):
             if not found or view.records is None or not view.records.living:
                 break
             if folded and reader is not None:
                 folded = records.projection(reader, source)
             view = look(os.fspath(home), reader)
-            found = _confirmed(found, [*trouble, *_judge(view, archives), *folded])
+            found = _confirmed(found, [*trouble, *_judge(view, archives, docker_root), *folded])
         return _report(view, found, "layerstore"), view
 
 
@@ -177,7 +189,9 @@ def _records_of(
     return reader, records.Source(database.path, query), ()
 
 
-def _judge(view: View, archives: bool) -> Iterator[m.Finding]:
+def _judge(view: View, archives: bool, docker_root: str | None = None) -> Iterator[m.Finding]:
+    if docker_root is not None:
+        yield from dockerd.check(view, docker_root)
     if view.records is not None:
         yield from records.check(view)
         yield from archived.check(view, whole=archives)
@@ -216,6 +230,13 @@ def _is_tree(view: View) -> bool:
         layout.LINK in found.names or layout.LOWER in found.names
         for found in view.tree.layers.values()
     )
+
+
+def of_view(view: View, manifest: Manifest) -> Iterator[m.Finding]:
+    """What is wrong with a tree of another program, by one look at it and at what that recorded."""
+    yield from foreign.check(view)
+    yield from engine.check(view, manifest)
+    yield from _judge(view, archives=False)
 
 
 # --- what comes of it -----------------------------------------------------------------------------

@@ -231,7 +231,19 @@ _ALL: Final = [
         _DAMAGE,
         ("record-without-layer", "the engine has a record of a layer that is gone", ""),
         ("doubled-record", "the engine has two records of one layer", ""),
+        ("damaged-record", "a record of the engine cannot be read, or says what cannot be", ""),
+        ("missing-record", "an image of the engine has a layer that has no record", ""),
         ("record-cycle", "by the engine's records a layer is its own ancestor", ""),
+        ("lost-records", "the engine's records of all layers are gone", ""),
+    ),
+    *_codes(
+        _LEFTOVER,
+        (
+            "unknown-to-docker",
+            "dockerd has no record of a layer: it died before it wrote one, unless it is at it now",
+            "",
+            True,
+        ),
     ),
     *_codes(
         _NOTE,

@@ -46,6 +46,13 @@ _WORDS: Final = {
     help="With --content, read only this layer's files; may be repeated.",
     **LAYER,
 )
+@click.option(
+    "--docker-root",
+    metavar="DIR",
+    type=click.Path(path_type=str),
+    help="Compare with the records of the dockerd whose data root this is.  [default: found beside a "
+    "store below docker_roots]",
+)
 @pass_app
 @click.pass_context
 def audit_command(
@@ -55,6 +62,7 @@ def audit_command(
     archives: bool,
     content: bool,
     layers: tuple[str, ...],
+    docker_root: str | None,
 ) -> None:
     """Compare journal, index, tree and mount table. Changes nothing.
 
@@ -68,13 +76,14 @@ def audit_command(
 
     home = path if path is not None else app.settings.home
     try:
-        with _Bar(app) as bar:
+        with Bar(app) as bar:
             report = audit(
                 home,
                 archives=archives,
                 content=content or bool(layers),
                 only=_resolved(home, layers),
                 any_tree=path is not None,
+                docker_root=docker_root or _docker_root(app, home),
                 progress=bar.told,
             )
     except LayerstoreError as error:
@@ -107,6 +116,15 @@ def _resolved(home: str | os.PathLike[str], layers: tuple[str, ...]) -> list[str
 
     with Reader.open(home) as reader:
         return [resolve(reader, layer) for layer in layers]
+
+
+def _docker_root(app: App, home: str | os.PathLike[str]) -> str | None:
+    """Where the settings let a dockerd have its home, and it has its records beside it."""
+    from layerstore.audit.dockerd import data_root
+
+    real = os.path.realpath(home)
+    below = any(real.startswith(f"{os.path.realpath(r)}/") for r in app.settings.docker_roots)
+    return data_root(real) if below else None
 
 
 def _counts(report: Report) -> dict[str, int]:
@@ -186,7 +204,7 @@ def _tell_next(app: App, report: Report, bad: list[Finding]) -> None:
             app.out.line(f"'{command}' {said}.")
 
 
-class _Bar:
+class Bar:
     """A progress bar on a terminal, for runs that take long enough to wonder."""
 
     def __init__(self, app: App) -> None:
@@ -195,7 +213,7 @@ class _Bar:
         self._what = ""
         self._bar: Any = None
 
-    def __enter__(self) -> _Bar:
+    def __enter__(self) -> Bar:
         return self
 
     def __exit__(

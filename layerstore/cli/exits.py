@@ -23,7 +23,7 @@ TERMINATED: Final = 143
 _OTHERS: Final = {
     0: "success",
     SOME_FAILED: "some of several things failed, and some were done",
-    FINDINGS: "audit, doctor, repair: something is not as it should be",
+    FINDINGS: "audit, doctor, repair, orphans: it found something that is not as it should be",
     REPAIRED_AND_LEFT: "repair: something was repaired (which alone is 1), and something is left",
     NOT_AUDITED: "audit, doctor, repair: it could not run to its end",
     NOT_EXECUTABLE: "unshare: the command cannot be run",

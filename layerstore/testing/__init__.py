@@ -1,4 +1,15 @@
-"""Owns what the tests of a program need that uses a store: its trace points, and dying at one.
+"""Owns what the tests of a program need that uses a store, or moves layers: trace points and dying at
+one here, and by name from its modules:
+
+    trees                what a layer is, in a few words, and how overlay2 has it
+    docker               what a dockerd leaves on a disk
+    containers_storage   what podman, buildah and CRI-O leave
+    stores               what older layerstores left
+    damages, damaging    everything that can be wrong with any of them
+    compare              two trees, to the last xattr
+    plugin               the fixtures that pytest finds
+
+docs/testing.md has a whole test of a migration.
 
 Between any two effects of a verb lies a named point. A test can list those that a call passes, and
 then let a process die at each of them in turn, open the store again, and look whether its own
@@ -22,13 +33,56 @@ A store that is open when a process forks belongs to the parent: the child opens
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import signal
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from layerstore.fs import trace
 
-__all__ = ["die", "dying_at", "hooked", "points"]
+if TYPE_CHECKING:
+    from layerstore.testing.compare import Snapshot, assert_same, difference, snapshot
+    from layerstore.testing.containers_storage import containers_storage_tree, podman_tree
+    from layerstore.testing.damages import inflict
+    from layerstore.testing.docker import docker_tree, old_overlay_tree
+    from layerstore.testing.stores import store_tree
+    from layerstore.testing.trees import (
+        REMOVED,
+        Built,
+        Container,
+        Directory,
+        File,
+        Image,
+        Layer,
+        State,
+        Symlink,
+    )
+
+__all__ = [
+    "die", "dying_at", "hooked", "points",
+    "REMOVED", "Built", "Container", "Directory", "File", "Image", "Layer", "State", "Symlink",
+    "containers_storage_tree", "docker_tree", "old_overlay_tree", "podman_tree", "store_tree",
+    "inflict",
+    "Snapshot", "assert_same", "difference", "snapshot",
+]  # fmt: skip
+
+_OWNERS = {
+    "trees": ("REMOVED", "Built", "Container", "Directory", "File", "Image", "Layer", "State", "Symlink"),
+    "docker": ("docker_tree", "old_overlay_tree"),
+    "containers_storage": ("containers_storage_tree", "podman_tree"),
+    "stores": ("store_tree",),
+    "damages": ("inflict",),
+    "compare": ("Snapshot", "assert_same", "difference", "snapshot"),
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """The names of the modules, when they are asked for: pytest loads this package for its plugin."""
+    for module, names in _OWNERS.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-import stat
 import tempfile
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from layerstore.audit import audit
 from layerstore.audit.codes import CODES
 from layerstore.fs import layout
 from layerstore.model import Severity
+from layerstore.testing.compare import Snapshot, snapshot
 from tests.audit import damages
 from tests.audit.damages import ALL, CHAIN, COMBINED, Damage
 
@@ -25,42 +25,18 @@ pytestmark = pytest.mark.root
 CASES = [(damage, kind) for damage in ALL for kind in damage.kinds]
 
 
-def everything(home: Path) -> dict[str, tuple[object, ...]]:
+def everything(home: Path) -> Snapshot:
     """Everything about a tree, the store's own files and all times included, without a trace.
 
     Not the access times of the store's own files, which SQLite reads, nor those of links, which
     readlink(2) sets. As root SQLite gives the log to the owner that it has, which is seen in ctime.
     """
-    found: dict[str, tuple[object, ...]] = {}
-    pending = [home]
-    while pending:
-        path = pending.pop()
-        status = path.lstat()
-        kind = stat.S_IFMT(status.st_mode)
-        content: object = None
-        if kind == stat.S_IFDIR:
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOATIME)
-            content = tuple(sorted(os.listdir(descriptor)))
-            os.close(descriptor)
-            pending += [path / name for name in content]
-        elif kind == stat.S_IFREG:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOATIME)
-            content = os.read(descriptor, 1 << 24)
-            os.close(descriptor)
-        elif kind == stat.S_IFLNK:
-            content = os.readlink(path)
-        names = os.listxattr(path, follow_symlinks=False)
-        found[str(path)] = (
-            status.st_mode,
-            status.st_uid,
-            status.st_gid,
-            status.st_ino,
-            status.st_mtime_ns,
-            0 if path.name.startswith("journal.db-") else status.st_ctime_ns,
-            0 if layout.OWN in path.parts or kind == stat.S_IFLNK else status.st_atime_ns,
-            content,
-            tuple((name, os.getxattr(path, name, follow_symlinks=False)) for name in sorted(names)),
-        )
+    found = snapshot(home, top=True, untouched=True)
+    for name, entry in found.items():
+        if "journal.db-" in name:
+            entry["ctime"] = 0
+        if layout.OWN in name.split("/") or "link" in entry:
+            entry["atime"] = 0
     return found
 
 

@@ -17,8 +17,11 @@ from typing import Any
 
 from layerstore import Store
 from layerstore.audit import audit
+from layerstore.fs import layout
 from layerstore.fs.mountinfo import MountEntry, mounts_below
 from layerstore.fs.trace import set_trace
+from layerstore.testing import compare
+from layerstore.testing.compare import Snapshot
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 30.0
@@ -187,43 +190,9 @@ def mounted(home: Path) -> list[str]:
     return sorted(Path(entry.mount_point).parent.name for entry in overlays(home))
 
 
-Snapshot = dict[str, tuple[Any, ...]]
-
-
 def snapshot(home: Path) -> Snapshot:
-    """Everything about the tree that a test can see, without the store's own directory.
-
-    Per path: mode, owner, links, size and content or target, extended attributes, and the time of
-    the last change, of directories too.
-    """
-    found: Snapshot = {}
-    for top, directories, names in os.walk(home):
-        if Path(top) == home:
-            directories[:] = [name for name in directories if name != ".layerstore"]
-        for path in [Path(top), *(Path(top) / name for name in [*directories, *names])]:
-            found[str(path.relative_to(home))] = _seen(path)
-    return found
-
-
-def _seen(path: Path) -> tuple[Any, ...]:
-    status = path.lstat()
-    content: Any = None
-    if stat.S_ISLNK(status.st_mode):
-        content = os.readlink(path)
-    elif stat.S_ISREG(status.st_mode):
-        content = path.read_bytes()
-    attributes = {
-        name: os.getxattr(path, name, follow_symlinks=False)
-        for name in os.listxattr(path, follow_symlinks=False)
-    }
-    return (
-        oct(status.st_mode),
-        status.st_uid,
-        status.st_gid,
-        status.st_mtime_ns,
-        content,
-        tuple(sorted(attributes.items())),
-    )
+    """Everything about the tree that a test can see, without the store's own directory."""
+    return compare.snapshot(home, top=True, leave_out={layout.OWN})
 
 
 def index(home: Path) -> tuple[Any, ...]:

@@ -32,7 +32,8 @@ from layerstore.errors import (
 from layerstore.fs import layout
 from layerstore.fs.archive import Limits
 from layerstore.model import LayerState
-from tests.fs.archive.trees import END, entry, snapshot
+from layerstore.testing.compare import snapshot
+from tests.fs.archive.trees import END, entry
 from tests.store.support import findings, points_of, traced
 
 pytestmark = pytest.mark.root

@@ -33,7 +33,7 @@ from hypothesis.stateful import (
 
 from layerstore import Store
 from layerstore.fs import changes, whiteout
-from tests.fs.archive.trees import snapshot
+from layerstore.testing.compare import snapshot
 
 pytestmark = pytest.mark.root
 

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 from layerstore.errors import CannotPack, InvalidArchive
 from layerstore.fs.archive import pack
+from layerstore.testing.compare import snapshot
 from tests.fs.archive.test_unpack import CAPABILITY, rich
-from tests.fs.archive.trees import END, entry, into, pax, snapshot
+from tests.fs.archive.trees import END, entry, into, pax
 
 pytestmark = pytest.mark.root
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,40 +12,6 @@ from typing import Any
 from layerstore.fs.archive import Unpacked, unpack
 
 END = bytes(1024)
-
-
-def snapshot(root: Path | str, *, times: bool = True) -> dict[str, dict[str, Any]]:
-    """Everything below a directory that an archive can hold, by path."""
-    found: dict[str, dict[str, Any]] = {}
-    inodes: dict[tuple[int, int], str] = {}
-    base = os.fsencode(root)
-    for top, directories, files in os.walk(base):
-        directories.sort()  # the first name of a file is the same wherever it lies
-        for name in sorted(directories + files):
-            path = os.path.join(top, name)
-            status = os.lstat(path)
-            relative = os.fsdecode(os.path.relpath(path, base))
-            entry: dict[str, Any] = {
-                "mode": oct(status.st_mode),
-                "owner": (status.st_uid, status.st_gid),
-                "xattrs": {
-                    x: os.getxattr(path, x, follow_symlinks=False)
-                    for x in os.listxattr(path, follow_symlinks=False)
-                },
-            }
-            if times:
-                entry["mtime"] = status.st_mtime_ns
-            if stat.S_ISREG(status.st_mode):
-                entry["data"] = Path(os.fsdecode(path)).read_bytes()
-            if stat.S_ISLNK(status.st_mode):
-                entry["link"] = os.readlink(path)
-            if stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
-                entry["device"] = status.st_rdev
-            if not stat.S_ISDIR(status.st_mode):
-                key = (status.st_dev, status.st_ino)
-                entry["same as"] = inodes.setdefault(key, relative)
-            found[relative] = entry
-    return found
 
 
 def entry(
