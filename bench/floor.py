@@ -136,10 +136,14 @@ class FloorStore:
         os.path.lexists(f"{home}/{layer}")
         self.intend(spec)
         self._verify(parent)
-        self._follow(f"l/{above.link}")
-        self.stage(stage, spec)
+        os.readlink(f"{home}/l/{above.link}")
+        written = self.stage(stage, spec)
         if self._full:
-            self._sync(stage, f"{home}/{parent}", f"{home}/l")
+            for fd in written:
+                os.fsync(fd)
+                os.close(fd)
+            os.lstat(f"{home}/{parent}/committed")  # it was synced for another child
+            self._sync(stage, f"{home}/l")
         syscalls.renameat2(
             syscalls.AT_FDCWD,
             stage,
@@ -156,26 +160,31 @@ class FloorStore:
         event = _EVENT | {"layer": spec.id}
         self.transaction(sql.INSERT_LAYER, _row(spec), full=False, event=event)
 
-    def stage(self, stage: str, spec: Spec) -> None:
-        """Everything of a create before its syncs and its rename."""
+    def stage(self, stage: str, spec: Spec) -> list[int]:
+        """Everything of a create before its syncs and its rename; what is still to be synced."""
         for path, mode in ((stage, 0o710), (f"{stage}/diff", 0o755)):
             os.mkdir(path, mode)
             os.stat(path)  # it may need a chmod: a umask cuts the mode
-        self._write(f"{stage}/link", spec.link)
+        written = [self._write(f"{stage}/link", spec.link)]
         os.mkdir(f"{stage}/work", 0o700)
         os.stat(f"{stage}/work")
-        self._write(f"{stage}/lower", spec.lower)
-        self._write(f"{self.home}/{spec.parent}/committed", "")
+        written.append(self._write(f"{stage}/lower", spec.lower))
+        os.close(self._write(f"{self.home}/{spec.parent}/committed", ""))
         os.symlink(f"../{spec.id}/diff", f"{self.home}/l/{spec.link}")
+        if self._full:
+            return written
+        for fd in written:
+            os.close(fd)
+        return []
 
-    def _write(self, path: str, text: str) -> None:
+    def _write(self, path: str, text: str) -> int:
         fd = os.open(path, _WRITE, 0o644)
         if text:
             os.write(fd, text.encode())
         os.fstat(fd)  # the same as os.stat of a directory
-        if self._full:
-            os.fsync(fd)
-        os.close(fd)
+        if self._full and text:
+            syscalls.sync_file_range(fd, syscalls.SYNC_FILE_RANGE_WRITE, path=path)
+        return fd
 
     @staticmethod
     def _sync(*paths: str) -> None:

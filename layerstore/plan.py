@@ -105,18 +105,26 @@ def _create(operation: str, intent: e.LayerCreateIntended) -> Steps:
             s.MakeDirectory(layout.work(stage), layout.PRIVATE_MODE, uid=uid, gid=gid),
             *_belongs(layout.work(stage), intent.project),
             s.WriteFile(layout.lower_file(stage), intent.lower, layout.FILE_MODE, sync),
-            s.WriteFile(layout.committed(intent.parent), "", layout.FILE_MODE, sync),
+            s.WriteFile(layout.committed(intent.parent), "", layout.FILE_MODE, False),
         ]
     steps.append(s.MakeSymlink(layout.short_link(intent.link), layout.link_target(intent.layer)))
     if sync:
-        steps.append(s.SyncDirectory(stage))
-        if intent.parent is not None:
-            steps.append(s.SyncDirectory(intent.parent))
-        steps.append(s.SyncDirectory(layout.LINKS))
+        steps += _sync_stage(stage, intent.parent)
     steps.append(s.Publish(stage, intent.layer, intent.link))
     if sync:
         steps.append(s.SyncDirectory(""))
     return tuple(steps)
+
+
+def _sync_stage(stage: str, parent: str | None) -> Steps:
+    """What a create syncs before it publishes: after all of it is written, since the first sync may
+    bring most of the others along.
+    """
+    first = s.SyncFile(layout.link_file(stage))
+    rest = (s.SyncDirectory(stage), s.SyncDirectory(layout.LINKS))
+    if parent is None:
+        return (first, *rest)
+    return (first, s.SyncFile(layout.lower_file(stage)), s.SyncMark(parent), *rest)
 
 
 def _verify_parent(intent: e.LayerCreateIntended) -> s.Step:

@@ -34,15 +34,21 @@ class Performer:
         self._styles = styles
         self.feeds: dict[str, Any] = {}
         """What live operations unpack, by the operation."""
+        self._marks: dict[str, tuple[int, int]] = {}
+        """The `committed` files that were synced here, by their layer: inode and time of change."""
 
     def run(self, steps: Iterable[s.Step], *, name: str, first: bool) -> s.Performed:
         """Perform steps in order. `first`: the first run of a plan, whose staging must be new."""
         performed = s.Performed()
-        for index, step in enumerate(steps):
-            point = f"{name}:{index}:{type(step).__name__}"
-            trace(f"{point}:before")
-            self._perform(step, performed, first, name not in TAKING_ROOM)
-            trace(f"{point}:after")
+        try:
+            for index, step in enumerate(steps):
+                point = f"{name}:{index}:{type(step).__name__}"
+                trace(f"{point}:before")
+                self._perform(step, performed, first, name not in TAKING_ROOM)
+                trace(f"{point}:after")
+        finally:
+            for descriptor in performed.written.values():
+                os.close(descriptor)
         return performed
 
     def _perform(self, step: s.Step, performed: s.Performed, first: bool, release: bool) -> None:
@@ -80,7 +86,7 @@ class Performer:
                     step.layer,
                     f"{name} leads to {target!r} instead of {layout.link_target(layer)!r}",
                 )
-            if not self._is_own_directory(layout.diff(layer)):
+            if layer != step.layer and not self._is_own_directory(layout.diff(layer)):
                 raise LayerDamaged(step.layer, f"{layout.diff(layer)} is no directory")
 
     def _is_own_directory(self, relative: str) -> bool:
@@ -125,8 +131,28 @@ class Performer:
 
         quota.set_limit(self._home, step.project, 0, needed=False)
 
-    def _write_file(self, step: s.WriteFile, _: s.Performed, __: bool) -> None:
-        durable.write_file(self.path(step.path), step.content, mode=step.mode, synced=step.sync)
+    def _write_file(self, step: s.WriteFile, performed: s.Performed, _: bool) -> None:
+        path = self.path(step.path)
+        if step.sync:
+            performed.written[step.path] = durable.begin_file(path, step.content, mode=step.mode)
+        else:
+            durable.write_file(path, step.content, mode=step.mode, synced=False)
+
+    def _sync_file(self, step: s.SyncFile, performed: s.Performed, _: bool) -> None:
+        durable.sync(performed.written[step.path], self.path(step.path))
+        os.close(performed.written.pop(step.path))
+
+    def _sync_mark(self, step: s.SyncMark, _: s.Performed, __: bool) -> None:
+        path = self.path(layout.committed(step.layer))
+        found = os.lstat(path)
+        which = (found.st_ino, found.st_ctime_ns)  # another file of this name has another time
+        if self._marks.get(step.layer) == which:
+            return
+        durable.sync_file(path)
+        durable.sync_directory(self.path(step.layer))
+        if len(self._marks) >= _MARKS:
+            self._marks.clear()
+        self._marks[step.layer] = which
 
     def _sync_directory(self, step: s.SyncDirectory, _: s.Performed, __: bool) -> None:
         durable.sync_directory(self.path(step.path))
@@ -335,6 +361,9 @@ def sync_file_system(home: str) -> None:
 _UNSEEN: Final = 1.0
 """Seconds that an upper may stay in use by nobody who can be seen."""
 
+_MARKS: Final = 10_000
+"""Layers of which it is remembered that their `committed` was synced."""
+
 _STACKED: Final = 16
 """Mounts on top of each other on one mountpoint that are taken off in one step."""
 
@@ -346,6 +375,8 @@ _PERFORM: Final[dict[type[Any], Callable[[Performer, Any, s.Performed, bool], No
     s.SetLimit: Performer._set_limit,
     s.ClearLimit: Performer._clear_limit,
     s.WriteFile: Performer._write_file,
+    s.SyncFile: Performer._sync_file,
+    s.SyncMark: Performer._sync_mark,
     s.SyncDirectory: Performer._sync_directory,
     s.SyncFileSystem: Performer._sync_file_system,
     s.MakeSymlink: Performer._make_symlink,

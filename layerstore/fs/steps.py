@@ -23,6 +23,8 @@ class Performed:
     left: tuple[str, ...] = ()
     size: int = 0
     diff_id: str = ""
+    written: dict[str, int] = attrs.Factory(dict)
+    """Descriptors of the files that are still to be synced."""
 
 
 @value
@@ -112,6 +114,8 @@ class ClearLimit:
 @value
 @attrs.frozen(repr=False, eq=False)
 class WriteFile:
+    """`sync`: a SyncFile of it follows, so that the kernel is to begin with it at once."""
+
     path: str
     content: str
     mode: int
@@ -119,6 +123,26 @@ class WriteFile:
 
     def describe(self) -> str:
         return f"write {self.path}"
+
+
+@value
+@attrs.frozen(repr=False, eq=False)
+class SyncFile:
+    path: str
+
+    def describe(self) -> str:
+        return f"sync {self.path}"
+
+
+@value
+@attrs.frozen(repr=False, eq=False)
+class SyncMark:
+    """The sync of a layer's `committed`, and of its name: once for all children of that layer."""
+
+    layer: str
+
+    def describe(self) -> str:
+        return f"sync the mark that {self.layer} has children"
 
 
 @value
@@ -320,6 +344,8 @@ Step = (
     | SetLimit
     | ClearLimit
     | WriteFile
+    | SyncFile
+    | SyncMark
     | SyncDirectory
     | SyncFileSystem
     | MakeSymlink

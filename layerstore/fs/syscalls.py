@@ -39,6 +39,8 @@ MOVE_MOUNT_F_EMPTY_PATH = 4
 # renameat2(2)
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
+# sync_file_range(2)
+SYNC_FILE_RANGE_WRITE = 2
 # unshare(2)
 CLONE_FS = 0x200
 CLONE_NEWNS = 0x20000
@@ -237,6 +239,11 @@ def pthread_sigmask(
 def syncfs(fd: int) -> None:
     """syncfs(2); errors are those since ``fd`` was opened."""
     _call("syncfs", fd)
+
+
+def sync_file_range(fd: int, flags: int, *, path: str) -> None:
+    """All of a file; with SYNC_FILE_RANGE_WRITE alone, begin to write it without waiting."""
+    _call("sync_file_range", fd, ctypes.c_int64(0), ctypes.c_int64(0), flags, path=path)
 
 
 def unshare(flags: int) -> None:

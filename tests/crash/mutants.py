@@ -99,9 +99,10 @@ def _late_link(steps: plan.Steps) -> plan.Steps:
     link = found.pop(kinds.index(s.WriteFile))
     publish = next(step for step in found if isinstance(step, s.Publish))
     assert isinstance(link, s.WriteFile)
-    late = attrs.evolve(link, path=layout.link_file(publish.target))
+    found.remove(s.SyncFile(link.path))
+    path = layout.link_file(publish.target)
     at = found.index(publish) + 1
-    return (*found[:at], late, *found[at:])
+    return (*found[:at], attrs.evolve(link, path=path), s.SyncFile(path), *found[at:])
 
 
 def _uncommitted(steps: plan.Steps) -> plan.Steps:

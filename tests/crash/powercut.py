@@ -263,10 +263,11 @@ def _unsynced_content(steps: plan.Steps) -> plan.Steps:
 
 
 def _unsynced_files(steps: plan.Steps) -> plan.Steps:
+    syncs = s.SyncFile | s.SyncMark | s.SyncDirectory
     return tuple(
         attrs.evolve(step, sync=False) if isinstance(step, s.WriteFile) else step
         for step in steps
-        if not isinstance(step, s.SyncDirectory)
+        if not isinstance(step, syncs)
     )
 
 
