@@ -66,7 +66,18 @@ class Machine:
         commands = [
             ("build", *none, "-t", f"built:{number}", str(self.context)),
             ("run", *none, "--name", f"ends{number}", "bb", *sh, script),
-            ("run", "-d", *none, "--name", f"runs{number}", "bb", *sh, f"{script}; sleep 1000"),
+            (
+                "run",
+                "-d",
+                "--stop-timeout",
+                "1",
+                *none,
+                "--name",
+                f"runs{number}",
+                "bb",
+                *sh,
+                f"{script}; sleep 1000",
+            ),
             ("commit", f"runs{number}", f"committed:{number}"),
         ]
         self.chance.shuffle(commands)
