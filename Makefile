@@ -6,7 +6,7 @@
 # make bench      the measurements; BIG=1 with a store of 100,000 layers, which CACHE=DIR keeps there
 # make powercut   a power cut in front of every call of every verb, and 70,000 states of a disk after one
 # make soak       an hour of mixed load (SOAK_SECONDS=…), a million gets, a tree of a million files
-# make docker-soak  a real dockerd whose server is killed all the time; ROUNDS=200
+# make docker-soak  a real dockerd; its server, itself or the machine ends all the time; ROUNDS=500
 # make share      the manual pages and shell completion, after a change to the command line
 # make venv       only the environment; make clean removes it and everything else generated
 #
@@ -86,10 +86,11 @@ soak: .venv/stamp
 	  -o faulthandler_timeout=0
 
 # Builds, runs, commits and removals while the server dies at random and in the middle of requests; in
-# CI five rounds, here also in the middle of archives, each of which costs dockerd 15 s.
-ROUNDS ?= 200
+# CI five rounds, here also in the middle of archives, each of which costs dockerd 15 s. Then the same
+# number of rounds in each of which the server, dockerd, both or the machine end; in CI twenty.
+ROUNDS ?= 500
 docker-soak: .venv/stamp
-	LAYERSTORE_DOCKER_ROUNDS=$(ROUNDS) $(PRIVATE) $(BIN)/python -m pytest -s tests/docker/test_kills.py $(PYTEST_ARGS) \
+	LAYERSTORE_DOCKER_ROUNDS=$(ROUNDS) $(PRIVATE) $(BIN)/python -m pytest -s tests/docker/test_kills.py tests/docker/test_machine.py $(PYTEST_ARGS) \
 	  -o faulthandler_timeout=0
 
 bench: .venv/stamp

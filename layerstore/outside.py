@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from layerstore import decide
 from layerstore import events as e
@@ -17,16 +16,8 @@ from layerstore.fs import layout, locks, mountinfo
 from layerstore.journal import Transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from layerstore import answers
     from layerstore.db import engine
     from layerstore.recovery import Decision
-
-REPEATED_WITHIN: Final = timedelta(minutes=1)
-"""A client that lost an answer asks again in less: dockerd does so for 30 s."""
-_LOOKED_AT: Final = 20_000
-"""Of the newest events: a minute never has more."""
 
 
 class Outside:
@@ -38,10 +29,6 @@ class Outside:
         def _read(self, statement: str, **parameters: object) -> engine.Rows: ...
         def _operate(self, decision: Decision) -> e.Intent | None: ...
         def _unmount(self, layer: str, reason: str) -> bool: ...
-        def last_seq(self) -> int: ...
-        def events(
-            self, *, kind: str | None = None, after_seq: int = 0, since: datetime | None = None
-        ) -> Iterator[answers.Entry]: ...
 
     def act_for(self, holder: str, *, timeout: float = 1) -> locks.HolderLock:
         """Be the only one who acts in this name, until it is released; Busy if somebody else does."""
@@ -85,24 +72,10 @@ class Outside:
             self._unmount(layer, "no holder")
         return seen[0]
 
-    def repeatable_puts(self, holder: str) -> frozenset[str]:
-        """Layers of which a process that died a moment ago gave back a hold, and not the last one.
-
-        Whoever asked for it may not have heard the answer, and asks again.
-        """
-        since = datetime.now(UTC) - REPEATED_WITHIN
-        after = max(0, self.last_seq() - _LOOKED_AT)
-        dead: set[str] = set()
-        given: dict[str, str] = {}
-        for entry in self.events(after_seq=after, since=since):
-            event = entry.event
-            if isinstance(event, e.OwnerDied):
-                dead.add(event.owner)
-            elif isinstance(event, e.HoldReleased) and event.holder == holder:
-                given[event.layer] = entry.owner
-            elif isinstance(event, e.LayerUnmounted | e.LayerRemoved):
-                given.pop(event.layer, None)
-        return frozenset(layer for layer, owner in given.items() if owner in dead)
+    def held(self, layer: str, holder: str) -> int:
+        """How often this name holds a layer; 0 also for a layer that is not there."""
+        found = self._read(sql.SELECT_HOLD, layer=layer, holder=holder)
+        return int(found[0][0]) if found else 0
 
     def end_outside(self, holder: str) -> tuple[str, ...]:
         """End every hold of a name and unmount what nobody else holds; one that fails stops no other.

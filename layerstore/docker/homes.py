@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from layerstore.docker import protocol
-from layerstore.docker.pending import Pending
+from layerstore.docker import counted, protocol
+from layerstore.docker.pending import Lost, Pending
 from layerstore.errors import Busy, InvalidArgument, LayerstoreError, Refused
 from layerstore.fs import durable
 from layerstore.store import Store
@@ -32,8 +32,6 @@ log = logging.getLogger("layerstore.docker")
 
 HOLDER: Final = "docker"
 """In whose name Get and Put count: it outlives this server, as dockerd does."""
-_REPEATS_FOR: Final = 60.0
-"""Seconds after its start in which a server expects repetitions of what another one did."""
 
 
 @attrs.frozen
@@ -58,8 +56,8 @@ class Opened:
     store: Store
     lock: HolderLock
     users: int = 0
-    repeats: set[str] = attrs.Factory(set)
-    repeats_until: float = 0.0
+    given: dict[str, Lost] = attrs.Factory(dict)
+    """Layers of which a dead server gave back a hold without an answer; it may be asked for again."""
     created: set[str] = attrs.Factory(set)
     """Layers made in this life of the server, to which nothing was applied yet."""
 
@@ -99,8 +97,8 @@ class Homes:
             self._why_not = f" {init.home} could not be opened again: {error}"
             log.error("home=%r error=%r", init.home, str(error))
             return
-        self._open.repeats |= self._open.store.repeatable_puts(HOLDER)
-        self._open.repeats_until = time.monotonic() + _REPEATS_FOR
+        store = self._open.store
+        self._open.given = counted.settle(self.pending, lambda layer: store.held(layer, HOLDER))
 
     def close(self) -> None:
         """Close the store. What docker holds it goes on holding."""
@@ -222,7 +220,7 @@ class Homes:
                 opened = self._opened(wanted, make=True)
             self._open, self._why_not = opened, ""
             self._remember(wanted)
-            opened.repeats.clear()
+            opened.given.clear()
             self.pending.forget()
             kept = opened.store.start_anew(HOLDER)
         log.info("home=%r layers_held=%d", home, len(kept))

@@ -36,6 +36,8 @@ class Lost:
     done: bool = False
     """Its verb was done, and the answer may even have been sent."""
     error: Exception | None = None
+    before: int | None = None
+    """How often docker held the layer before a Get or a Put that counts came to its verb."""
 
 
 class Pending:
@@ -63,19 +65,26 @@ class Pending:
         os.close(self._descriptor)
 
     @contextlib.contextmanager
-    def noted(self, method: str, body: bytes) -> Iterator[Lost]:
-        """Have it on record that this was asked for, until it is answered."""
-        note = self.note(method, body)
+    def noted(self, method: str, body: bytes, again: Lost | None = None) -> Iterator[Lost]:
+        """Have it on record that this was asked for, until it is answered.
+
+        `again`: the lost request that it is, whose record becomes this one's in one write.
+        """
+        note = self.note(method, body, again)
         try:
             yield note
         finally:
             self.settle(note)
 
-    def note(self, method: str, body: bytes) -> Lost:
+    def note(self, method: str, body: bytes, again: Lost | None = None) -> Lost:
         """One record; it has no slot where it is too long, or they are too many."""
         note = Lost(method, body, time.monotonic() + KEPT_FOR, None)
+        if again is not None:
+            note.done = again.done
+            with self._lock:
+                note.slot, again.slot = again.slot, None
         text = _text(note)
-        if len(text) <= _PAGE:
+        if note.slot is None and len(text) <= _PAGE:
             with self._lock:
                 if self._free:
                     note.slot = self._free.pop()
@@ -88,6 +97,11 @@ class Pending:
     def did(self, note: Lost) -> None:
         """Its verb is done, and is not to be done again, whether the answer arrives or not."""
         note.done = True
+        self._write(note.slot, _text(note))
+
+    def counts(self, note: Lost, before: int) -> None:
+        """It comes to its verb, with so many holds before it."""
+        note.before = before
         self._write(note.slot, _text(note))
 
     def _write(self, slot: int | None, text: bytes) -> None:
@@ -118,10 +132,7 @@ class Pending:
         self._clear(slot)
 
     def take(self, method: str) -> Lost | int:
-        """The only one of its kind, which nobody else gets then; or how many there are.
-
-        It is to be settled when it is on record anew.
-        """
+        """The only one of its kind, which nobody else gets then; or how many there are."""
         found = self.lost(method)
         with self._lock:
             if len(found) == 1 and found[0] in self._lost:
@@ -138,13 +149,15 @@ class Pending:
 
 
 def _text(note: Lost) -> bytes:
-    return json.dumps([note.method, note.body.decode("latin-1"), note.until, note.done]).encode()
+    told = [note.method, note.body.decode("latin-1"), note.until, note.done, note.before]
+    return json.dumps(told).encode()
 
 
 def _read(page: bytes, slot: int) -> Lost | None:
     try:
-        method, body, until, done = json.loads(page.rstrip(b"\0"))
+        method, body, until, done, *more = json.loads(page.rstrip(b"\0"))
         lost = Lost(str(method), body.encode("latin-1"), float(until), slot, done is True)
+        lost.before = None if not more or more[0] is None else int(more[0])
     except (ValueError, TypeError, AttributeError):
         return None  # empty, or nothing of ours
     now = time.monotonic()

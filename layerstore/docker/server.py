@@ -23,6 +23,7 @@ from layerstore.docker import http, protocol
 from layerstore.docker.service import METHODS, SILENT, WITHOUT_BODY, Service
 from layerstore.docker.sockets import Listener
 from layerstore.errors import LayerstoreError, OwnerLost, WritesRefused
+from layerstore.fs import trace
 
 log = logging.getLogger("layerstore.docker")
 
@@ -204,12 +205,15 @@ class Server:
         connection.closing |= client.once
         began = time.monotonic()
         outcome = "ok"
+        records = contextlib.ExitStack()
         try:
             if method == "ApplyDiff":
                 answer = client.service.apply_diff(protocol.query(target), connection)
+                trace.trace("docker:ApplyDiff:done")
                 self._say(connection, 200, answer)
+                trace.trace("docker:ApplyDiff:answered")
             else:
-                self._answer_small(client, connection, method)
+                self._answer_small(client, connection, method, records)
         except (http.BadRequest, http.Gone):
             outcome = "gone"
             raise
@@ -217,34 +221,41 @@ class Server:
             outcome = type(error).__name__
             self._fail(connection, error, 500 if method == "Diff" else 200)
         finally:
+            records.close()
             spent = time.monotonic() - began
             self._observe(method, outcome, spent)
             log.info(
                 "method=%s pid=%d ms=%.1f outcome=%s", method, client.pid, 1000 * spent, outcome
             )
 
-    def _answer_small(self, client: _Client, connection: http.Connection, method: str) -> None:
-        """A request that is no stream is on record until it is answered."""
+    def _answer_small(
+        self,
+        client: _Client,
+        connection: http.Connection,
+        method: str,
+        records: contextlib.ExitStack,
+    ) -> None:
+        """A request that is no stream is on record until it is answered and `records` are closed."""
         service = client.service
         body = connection.body()
         lost = None
         if not body.strip() and method not in WITHOUT_BODY:
             if method in SILENT:
                 with service.doing_lost(method) as answer:
+                    trace.trace(f"docker:{method}:again")
                     self._say(connection, 200, answer)
                 return
             lost = service.lost(method)
             body = lost.body
-        with service.pending.noted(method, body) as note:
-            if lost is not None:
-                service.pending.settle(lost)
-            values = protocol.fields(body)
-            if method == "Diff":
-                self._send_diff(client, connection, values)
-                return
-            answer = service.answer(method, values) or {}
-            service.pending.did(note)
-            self._say(connection, 200, answer)
+        note = records.enter_context(service.pending.noted(method, body, lost))
+        trace.trace(f"docker:{method}:noted")
+        if method == "Diff":
+            self._send_diff(client, connection, protocol.fields(body))
+            return
+        answer = service.answer(note)
+        trace.trace(f"docker:{method}:done")
+        self._say(connection, 200, answer)
+        trace.trace(f"docker:{method}:answered")
 
     def _send_diff(
         self, client: _Client, connection: http.Connection, values: Mapping[str, Any]

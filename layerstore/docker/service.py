@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from layerstore.docker import protocol
+from layerstore.docker import counted, protocol
 from layerstore.docker.homes import HOLDER, Allowed, Homes, Opened, log
 from layerstore.docker.pending import Lost
 from layerstore.errors import (
@@ -23,6 +23,7 @@ from layerstore.errors import (
     Refused,
     UnknownLayer,
 )
+from layerstore.fs import layout, trace
 
 if TYPE_CHECKING:
     from layerstore.fs.archive import Readable
@@ -35,19 +36,35 @@ class Service(Homes):
     def __init__(self, socket: str, allowed: Allowed) -> None:
         super().__init__(socket, allowed)
         self._doing_lost = threading.Lock()
+        self._turns = counted.Turns()
 
     # --- requests -----------------------------------------------------------------------------
 
-    def answer(self, method: str, values: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The answer to a request that is no stream; None: there is no such method."""
-        found = _METHODS.get(method)
-        return None if found is None else found(self, values)
+    def answer(self, note: Lost) -> dict[str, Any]:
+        """The answer to a request that is no stream; what was done of it already is not done again."""
+        values = protocol.fields(note.body)
+        if note.method not in counted.ADDS:
+            answer = _METHODS[note.method](self, values)
+            self.pending.did(note)
+            return answer
+        wanted = protocol.about(values)
+        with self._turns.of(wanted.id, self._allowed.timeout), self.using() as opened:
+            if note.done:
+                log.info("method=%s id=%s counted=already", note.method, wanted.id)
+                return {"Dir": _place(opened, wanted.id)}
+            self.pending.counts(note, opened.store.held(wanted.id, HOLDER))
+            trace.trace(f"docker:{note.method}:counts")
+            answer = (self._get if note.method == "Get" else self._put)(opened, wanted)
+            trace.trace(f"docker:{note.method}:counted")
+            self.pending.did(note)
+            return answer
 
     def lost(self, method: str) -> Lost:
         """What a request was that came without a body: the one that a dead server did not answer.
 
         Where several are possible it is not guessed.
         """
+        self._repeats_without_bodies()
         found = self.pending.take(method)
         if isinstance(found, int):
             raise Refused(
@@ -58,21 +75,30 @@ class Service(Homes):
         log.info("method=%s repeated=yes", method)
         return found
 
+    def _repeats_without_bodies(self) -> None:
+        """So what comes with its body is no repetition."""
+        with contextlib.suppress(Refused), self.using() as opened:
+            opened.given.clear()
+
     @contextlib.contextmanager
     def doing_lost(self, method: str) -> Iterator[dict[str, Any]]:
         """The answer to a request without a body, of a kind that has nothing in its answer.
 
         All of this kind that were not done are done, each once: whose repetition this is does not
-        matter then.
+        matter then. One record is settled for each that was answered: the others are repeated still.
         """
         with self._doing_lost:
+            self._repeats_without_bodies()
             found = self.pending.lost(method)
             if not found:
                 self.lost(method)  # raises
             for lost in found:
                 if not lost.done:
-                    lost.error = self._try_again(method, lost.body)
-                    self.pending.did(lost)
+                    lost.error = self._try_again(lost)
+                    if lost.error is None:
+                        self.pending.did(lost)
+                elif method == "Create" and len(found) == 1 and lost.slot is not None:
+                    self._made_before(lost)
             log.info("method=%s repeated=%d", method, len(found))
         try:
             for lost in found:
@@ -80,12 +106,18 @@ class Service(Homes):
                     raise lost.error
             yield {}
         finally:
-            for lost in found:
-                self.pending.settle(lost)
+            self.pending.settle(next((x for x in found if x.slot is not None), found[0]))
 
-    def _try_again(self, method: str, body: bytes) -> Exception | None:
+    def _made_before(self, lost: Lost) -> None:
+        """Its answer was lost for certain, so no archive was sent to the dead server."""
+        layer = protocol.create(protocol.fields(lost.body)).id
+        with self.using() as opened, contextlib.suppress(UnknownLayer):
+            if not opened.store.layer(layer).applied:
+                opened.created.add(layer)
+
+    def _try_again(self, lost: Lost) -> Exception | None:
         try:
-            self.answer(method, protocol.fields(body))
+            self.answer(lost)
         except LayerExists:
             pass  # it was answered after all, and the layer was used since
         except (LayerstoreError, OSError) as error:
@@ -133,32 +165,24 @@ class Service(Homes):
                 pass  # it is gone, which was what was asked for
         return {}
 
-    def get(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        wanted = protocol.about(values)
-        with self.using() as opened:
-            path = opened.store.get(wanted.id, holder=HOLDER, mount_label=wanted.mount_label)
+    def _get(self, opened: Opened, wanted: protocol.About) -> dict[str, Any]:
+        path = opened.store.get(wanted.id, holder=HOLDER, mount_label=wanted.mount_label)
         return {"Dir": os.fspath(path)}
 
-    def put(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """One hold less. Like Docker's own it does not fail for one that is not there."""
-        layer = protocol.about(values).id
-        with self.using() as opened:
-            if self._is_repeated(opened, layer):
-                log.info("method=Put id=%s repeated=yes", layer)
-                return {}
-            try:
-                opened.store.put(layer, holder=HOLDER)
-            except (NotHeld, UnknownLayer):
-                pass
-        return {}
+    def _put(self, opened: Opened, wanted: protocol.About) -> dict[str, Any]:
+        """One hold less. Like Docker's own it does not fail for one that is not there.
 
-    def _is_repeated(self, opened: Opened, layer: str) -> bool:
-        """The first put that repeats one which a dead server counted a moment ago."""
-        with self._changed:
-            if layer not in opened.repeats:
-                return False
-            opened.repeats.discard(layer)
-            return time.monotonic() < opened.repeats_until
+        The first one after a Put that a dead server counted and did not answer is taken for its
+        repetition, also where it comes with its body: rather one hold too many.
+        """
+        given = opened.given.pop(wanted.id, None)
+        if given is not None and time.monotonic() < given.until:
+            self.pending.settle(given)
+            log.info("method=Put id=%s repeated=yes", wanted.id)
+        else:
+            with contextlib.suppress(NotHeld, UnknownLayer):
+                opened.store.put(wanted.id, holder=HOLDER)
+        return {}
 
     def exists(self, values: Mapping[str, Any]) -> dict[str, Any]:
         layer = protocol.about(values).id
@@ -245,6 +269,12 @@ def _require_parent(store: Store, wanted: protocol.About) -> None:
         )
 
 
+def _place(opened: Opened, layer: str) -> str:
+    """Where a layer that is held is to be seen."""
+    is_base = opened.store.layer(layer).parent is None
+    return f"{opened.home}/{layout.diff(layer) if is_base else layout.merged(layer)}"
+
+
 def _joined(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
     yield first
     yield from rest
@@ -258,8 +288,6 @@ _METHODS: Final[Mapping[str, _Method]] = {
     "Create": Service.create,
     "CreateReadWrite": Service.create_read_write,
     "Remove": Service.remove,
-    "Get": Service.get,
-    "Put": Service.put,
     "Exists": Service.exists,
     "Status": Service.tell_status,
     "GetMetadata": Service.metadata,
@@ -267,8 +295,8 @@ _METHODS: Final[Mapping[str, _Method]] = {
     "Changes": Service.changes,
     "DiffSize": Service.diff_size,
 }
-"""Diff and ApplyDiff are streams, and have a way of their own."""
-METHODS: Final = frozenset(_METHODS) | {"Diff", "ApplyDiff"}
+"""Get and Put count; Diff and ApplyDiff are streams: these have a way of their own."""
+METHODS: Final = frozenset(_METHODS) | frozenset(counted.ADDS) | {"Diff", "ApplyDiff"}
 
 WITHOUT_BODY: Final = frozenset({"Activate", "Capabilities", "Status", "Cleanup"})
 SILENT: Final = frozenset({"Create", "CreateReadWrite", "Remove", "Put"})

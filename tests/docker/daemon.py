@@ -128,21 +128,24 @@ class Docker:
             os.kill(int(file.read_text()), signal.SIGKILL)
         file.unlink(missing_ok=True)
 
-    def _end_containers(self) -> None:
-        """Kill what a dockerd that failed left running: every process in a container of its own."""
-        ours = [path.name for path in self.data.glob("containers/*")]
+    def end_containers(self, one: str = "") -> None:
+        """Kill what a dockerd that failed left running: every process in a container of its own, or in
+        the one with this id.
+        """
+        ours = [one] if one else [path.name for path in self.data.glob("containers/*")]
+        place = os.fsencode(one or self.place)
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 cgroups = (process / "cgroup").read_text()
                 command = (process / "cmdline").read_bytes()
-                if os.fsencode(self.place) in command or any(name in cgroups for name in ours):
+                if place in command or any(name in cgroups for name in ours):
                     os.kill(int(process.name), signal.SIGKILL)
 
     def close(self) -> None:
         try:
             self.end()
         finally:
-            self._end_containers()
+            self.end_containers()
             if self._log is not None:
                 self._log.close()
 

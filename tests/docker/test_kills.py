@@ -1,6 +1,6 @@
 """The server is killed while dockerd works: everything that dockerd says it has works afterwards.
 
-Five rounds here; `make docker-soak` runs LAYERSTORE_DOCKER_ROUNDS of them, 200 by default.
+Five rounds here; `make docker-soak` runs LAYERSTORE_DOCKER_ROUNDS of them, 500 by default.
 """
 
 from __future__ import annotations

@@ -1,0 +1,232 @@
+"""dockerd, its driver, or the whole machine ends at a random moment of builds and runs, again and again.
+
+Twenty rounds here; `make docker-soak` runs LAYERSTORE_DOCKER_ROUNDS of them, 500 by default.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import attrs
+import pytest
+
+from layerstore import Store
+from layerstore.audit import audit
+from layerstore.fs import syscalls
+from tests.docker.daemon import Both, busybox, docker_on_layerstore, missing
+from tests.docker.serving import wait_for
+from tests.docker.test_dockerd import remove_everything, require_empty
+from tests.docker.test_kills import forget
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.crash,
+    pytest.mark.campaign,
+    pytest.mark.skipif(missing() is not None, reason=f"needs {missing()}"),
+]
+
+ROUNDS = int(os.environ.get("LAYERSTORE_DOCKER_ROUNDS", "20"))
+SEED = int(os.environ.get("LAYERSTORE_DOCKER_SEED", "1"))
+ENDS = ("server", "dockerd", "both", "reboot")
+KEPT = 3
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@attrs.define
+class Machine:
+    """A dockerd on a layerstore, what it was asked for, and what can end."""
+
+    both: Both
+    context: Path
+    chance: random.Random
+    failures: int = 0
+    boots: int = 0
+    strays: int = 0
+
+    # --- what dockerd is asked for ------------------------------------------------------------
+
+    def work(self, number: int) -> None:
+        """A build, a container that ends, one that runs on, a commit; any of them may fail."""
+        (self.context / "given").write_text(f"given {number}\n")
+        (self.context / "Dockerfile").write_text(
+            f"FROM bb\nCOPY given /data/given\nRUN echo {number} > /data/mine && rm /data/deleted\n"
+        )
+        script = f"echo {number} > /data/mine; cat /data/mine"
+        none, sh = ("--network", "none"), ("/bin/sh", "-c")
+        commands = [
+            ("build", *none, "-t", f"built:{number}", str(self.context)),
+            ("run", *none, "--name", f"ends{number}", "bb", *sh, script),
+            (
+                "run",
+                "-d",
+                "--stop-timeout",
+                "1",
+                *none,
+                "--name",
+                f"runs{number}",
+                "bb",
+                *sh,
+                f"{script}; sleep 1000",
+            ),
+            ("commit", f"runs{number}", f"committed:{number}"),
+        ]
+        self.chance.shuffle(commands)
+        for words in commands:
+            done = self.both.docker.run(*words, code=None)
+            self.failures += done.returncode != 0
+
+    # --- what ends ----------------------------------------------------------------------------
+
+    def end(self, what: str) -> None:
+        """It ends at once, and is started again."""
+        docker, served = self.both.docker, self.both.served
+        docker.more = ("--live-restore",) if self.chance.random() < 0.5 else ()
+        if what in ("server", "both", "reboot"):
+            served.end(signal.SIGKILL)
+        if what in ("dockerd", "both", "reboot"):
+            docker.end(signal.SIGKILL)
+        if what == "reboot":
+            self._reboot()
+        if what in ("server", "both", "reboot"):
+            served.start()
+        if what in ("dockerd", "both", "reboot"):
+            docker.start()
+
+    def _reboot(self) -> None:
+        """No process, no mount, nothing in /run, and another boot id."""
+        docker = self.both.docker
+        docker.end_containers()
+        while mounts := mounts_below(docker.place):
+            for path in reversed(mounts):
+                subprocess.run(["umount", "-l", path], check=False)
+        shutil.rmtree(docker.place / "exec", ignore_errors=True)
+        (docker.place / "pid").unlink(missing_ok=True)
+        for name in ("home", "pending"):
+            Path(f"{self.both.served.socket}.{name}").unlink(missing_ok=True)
+        self.boots += 1
+        boot = docker.place / f"boot{self.boots}"
+        boot.write_text(f"{uuid.uuid4()}\n")
+        syscalls.mount(os.fspath(boot), os.fspath(BOOT_ID), "", syscalls.MS_BIND, "")
+
+    # --- what has to be so afterwards ---------------------------------------------------------
+
+    def check(self, number: int) -> None:
+        """Everything that dockerd says it has works, nothing more is mounted, the audit finds nothing."""
+        run = self.both.docker
+        for line in run.lines("ps", "-a", "--format", "{{.Names}} {{.State}}"):
+            if line:
+                self._check_container(*line.split())
+        for image in run.lines("images", "--format", "{{.Repository}}:{{.Tag}}"):
+            name, _, tag = image.partition(":")
+            if name in ("built", "committed") and int(tag) >= number - 1:
+                command = ("/bin/cat", "/data/mine")
+                assert run("run", "--rm", "--network", "none", image, *command) == tag
+        running = run.lines("ps", "-q")
+        count = len([line for line in running if line])
+        home = self.both.home
+        with Store.open(home, read_only=True) as reader:
+            mounts = sorted(f"{home}/{mount.layer}/merged" for mount in reader.mounts())
+            assert mounts == sorted(mounts_below(home))
+            held = [(hold.holder, hold.count) for hold in reader.holders()]
+            assert [("docker", 1)] * count == held
+            assert count == len(mounts)
+            assert () == reader.operations()
+        assert () == audit(home).findings
+
+    def _check_container(self, name: str, state: str) -> None:
+        run = self.both.docker
+        kind, text = name.rstrip("0123456789"), name.lstrip("abcdefghijklmnopqrstuvwxyz")
+        if kind == "ends":
+            out = self._start("-a", name)
+            if out is None:
+                return
+            assert out == text
+            assert "A /data/mine" in run.lines("diff", name)
+        elif kind == "runs":
+            if state != "running" and self._start(name) is None:
+                return
+            wait_for(lambda: run("exec", name, "/bin/cat", "/data/mine") == text)
+        else:  # a build's own
+            run("rm", "-f", name)
+
+    def _start(self, *words: str) -> str | None:
+        """What it says. None: containerd has a task that dockerd does not know, since it died over the start. It cannot
+        start that container ever again; this one is removed.
+        """
+        run = self.both.docker
+        done = run.run("start", *words, code=None)
+        if done.returncode == 0:
+            return done.stdout.decode().strip()
+        name = words[-1]
+        assert b"already" in done.stderr, done.stderr.decode() + run.said()
+        self.strays += 1
+        run.end_containers(run("inspect", "--format", "{{.Id}}", name))
+        run("rm", "-f", name)
+        return None
+
+    def tidy(self, number: int) -> None:
+        """Remove what is older."""
+        run, old = self.both.docker, number - KEPT
+        for name in (f"ends{old}", f"runs{number}"):
+            run.run("rm", "-f", name, code=None)
+        run.run("rmi", "-f", f"built:{old}", f"committed:{old}", code=None)
+        names = run.lines("ps", "-a", "--format", "{{.Names}}")
+        assert not {f"ends{old}", f"runs{number}"} & set(names)
+
+
+def mounts_below(place: Path) -> list[str]:
+    """In the order in which they were made."""
+    found = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return [path for path in found if path.startswith(f"{place}/")]
+
+
+@contextlib.contextmanager
+def boot_ids_of_its_own(machine: Machine) -> Iterator[None]:
+    """The kernel's is to be seen again afterwards."""
+    try:
+        yield
+    finally:
+        for _ in range(machine.boots):
+            subprocess.run(["umount", BOOT_ID], check=True)
+
+
+def test_whatever_ends_what_dockerd_has_works(
+    bare: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """After each round images run, containers start, nothing is mounted that is not in use, and the audit
+    finds nothing; at the end everything can be removed to the last directory.
+    """
+    with docker_on_layerstore(bare, activated=True) as both:
+        context = bare / "context"
+        context.mkdir()
+        machine = Machine(both, context, random.Random(SEED))
+        both.docker("import", "-", "bb", feed=busybox())
+        with boot_ids_of_its_own(machine):
+            for number in range(ROUNDS):
+                what = ENDS[number % len(ENDS)]
+                began = time.monotonic()
+                worker = threading.Thread(target=machine.work, args=(number,), daemon=True)
+                worker.start()
+                time.sleep(machine.chance.uniform(0.0, 1.5))
+                machine.end(what)
+                worker.join(120)
+                assert not worker.is_alive()
+                machine.check(number)
+                machine.tidy(number)
+                print(f"round {number} {what} {time.monotonic() - began:.1f} s", flush=True)
+            record_property("commands_failed", machine.failures)
+            remove_everything(both.docker)
+            assert () == audit(both.home).findings
+            both.docker.end()
+            print(f"{machine.failures} commands failed; dockerd forgot {forget(both.home)} layers")
+            require_empty(both.home)
