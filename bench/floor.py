@@ -389,6 +389,7 @@ def _row(spec: Spec) -> dict[str, Any]:
         "applied": 0,
         "diff_id": None,
         "size": None,
+        "inodes": None,
     }
 
 

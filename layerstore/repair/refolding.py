@@ -26,6 +26,7 @@ _KEYS: Final = {
     "mounts": ("layer",),
     "operations": ("id",),
     "projects": ("id",),
+    "manifests": ("layer",),
 }
 
 

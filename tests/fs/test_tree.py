@@ -48,7 +48,7 @@ def test_remove_counts(scratch, parent):
     Path(f"{scratch}/kept").write_bytes(b"y" * 100)
     os.link(f"{scratch}/kept", f"{scratch}/t/shared")
 
-    assert Removed(6, 10, ()) == remove_tree(parent, "t")
+    assert Removed(6, 10, (), 4) == remove_tree(parent, "t")
     assert ["kept"] == os.listdir(scratch)
 
 
@@ -74,7 +74,7 @@ def test_remove_odd_names(scratch, parent):
     for name in (b"\xff\xfe", b"a\nb", b"'\"", b"back\\slash", b"-rf", b"x" * 255):
         os.makedirs(raw + b"/t/" + name + b"/" + name)
 
-    assert Removed(13, 0, ()) == remove_tree(parent, "t")
+    assert Removed(13, 0, (), 13) == remove_tree(parent, "t")
 
 
 def test_remove_many_names(scratch, parent):
@@ -83,7 +83,7 @@ def test_remove_many_names(scratch, parent):
         os.makedirs(f"{scratch}/t/d{number}")
         Path(f"{scratch}/t/f{number}").touch()
 
-    assert Removed(6001, 0, ()) == remove_tree(parent, "t")
+    assert Removed(6001, 0, (), 6001) == remove_tree(parent, "t")
 
 
 def test_remove_deep(scratch, parent):
@@ -98,7 +98,7 @@ def test_remove_deep(scratch, parent):
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
     assert Size(0, 5999) == size
-    assert Removed(5999, 0, ()) == removed
+    assert Removed(5999, 0, (), 5999) == removed
     assert [] == os.listdir(scratch)
 
 
@@ -107,7 +107,7 @@ def test_remove_without_permissions(scratch, parent):
     os.makedirs(f"{scratch}/t/work/work")
     os.chmod(f"{scratch}/t/work/work", 0)
 
-    assert Removed(3, 0, ()) == remove_tree(parent, "t")
+    assert Removed(3, 0, (), 3) == remove_tree(parent, "t")
 
 
 def test_remove_stops_at_a_moved_directory(scratch, parent, monkeypatch):
@@ -144,7 +144,7 @@ def test_remove_detaches_what_is_mounted_below(scratch, parent):
         bind(f"{scratch}/volume", f"{scratch}/t/merged/v")
     bind(f"{scratch}/volume/data", f"{scratch}/t/file")
 
-    assert Removed(4, 0, ()) == remove_tree(parent, "t")
+    assert Removed(4, 0, (), 4) == remove_tree(parent, "t")
     assert "precious" == Path(f"{scratch}/volume/data").read_text()
     assert ["volume"] == os.listdir(scratch)
 
@@ -179,7 +179,7 @@ def test_remove_leaves_what_cannot_be_detached(scratch, parent, monkeypatch):
 
     assert (2, {"t/a/v", "t/a/file"}) == (first.entries, set(first.left))
     assert ["x"] == os.listdir(f"{scratch}/volume")
-    assert Removed(4, 0, ()) == remove_tree(parent, "t")
+    assert Removed(4, 0, (), 4) == remove_tree(parent, "t")
     assert ["x"] == os.listdir(f"{scratch}/volume")
 
 
@@ -192,9 +192,9 @@ def test_remove_leaves_immutable_files(ext4):
     subprocess.run(["chattr", "+i", f"{ext4}/t/a/file"], check=True)
     fd = os.open(ext4, os.O_RDONLY)
     try:
-        assert Removed(1, 0, ("t/a/file",)) == remove_tree(fd, "t")
+        assert Removed(1, 0, ("t/a/file",), 1) == remove_tree(fd, "t")
         subprocess.run(["chattr", "-i", f"{ext4}/t/a/file"], check=True)
-        assert Removed(3, 0, ()) == remove_tree(fd, "t")
+        assert Removed(3, 0, (), 3) == remove_tree(fd, "t")
     finally:
         os.close(fd)
 
