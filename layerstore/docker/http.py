@@ -207,6 +207,17 @@ class Connection:
                     raise BadRequest(400, f"This is not HTTP: {error}") from error
         return True
 
+    def is_abandoned(self) -> bool:
+        """Whether the client closed its end altogether, so that nobody hears an answer.
+
+        One that only has no more to send still reads.
+        """
+        import select
+
+        poll = select.poll()
+        poll.register(self._socket, 0)  # POLLHUP is told unasked
+        return any(told & select.POLLHUP for _, told in poll.poll(0))
+
     # --- answering --------------------------------------------------------------------------------
 
     def answer(self, status: int, content: bytes, content_type: str) -> None:

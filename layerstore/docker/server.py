@@ -238,6 +238,10 @@ class Server:
         """A request that is no stream is on record until it is answered and `records` are closed."""
         service = client.service
         body = connection.body()
+        if connection.is_abandoned():
+            # A daemon that is dead by now asked while no server ran: systemd's socket kept it. What
+            # would be done for it nobody would know of, and so nobody would undo.
+            raise http.Gone
         lost = None
         if not body.strip() and method not in WITHOUT_BODY:
             if method in SILENT:

@@ -547,6 +547,40 @@ def test_the_service_manager_is_told(bare: Path) -> None:
                 said = told.recv(1000)
 
 
+def test_what_a_dead_daemon_asked_for_is_not_done(bare: Path) -> None:
+    """It waits at systemd's socket when nobody hears an answer any more; who only sends no more does."""
+    served = Served(bare / "run" / "activated.sock", bare, bare / "log")
+    served.activate()
+    try:
+        served.start()
+        ask = served.client()
+        ask.ok("Init", Home=str(served.home))
+        ask.ok("Create", ID="base")
+        ask.ok("CreateReadWrite", ID="top", Parent="base")
+        served.end(signal.SIGKILL)
+
+        def post(sock: socket.socket, method: str, body: bytes) -> None:
+            head = f"POST /GraphDriver.{method} HTTP/1.1\r\nContent-Length: {len(body)}\r\n\r\n"
+            sock.connect(os.fspath(served.socket))
+            sock.sendall(head.encode() + body)
+
+        for method, body in (("Get", b'{"ID":"top"}'), ("Create", b'{"ID":"unknown"}')):
+            with socket.socket(socket.AF_UNIX) as dead:
+                post(dead, method, body)
+        with socket.socket(socket.AF_UNIX) as alive:
+            post(alive, "Create", b'{"ID":"wanted"}')
+            alive.shutdown(socket.SHUT_WR)
+            served.start()
+            alive.settimeout(60)
+            assert b"200 OK" in alive.recv(1000)
+        wait_for(lambda: served.log.read_text().count("outcome=gone") == 2)
+        assert {} == held(served)
+        assert ask.ok("Exists", ID="unknown") == {"Exists": False}
+        assert ask.ok("Exists", ID="wanted") == {"Exists": True}
+    finally:
+        served.close()
+
+
 def test_a_socket_of_systemds_own_is_served_and_stays(bare: Path) -> None:
     """Who connects while no server runs is answered by the next one: nobody is refused."""
     served = Served(bare / "run" / "activated.sock", bare, bare / "log")
