@@ -86,6 +86,7 @@ def test_damage_is_repaired(bare: Path, damage: Damage) -> None:
 
 
 @pytest.mark.crash
+@pytest.mark.campaign
 @pytest.mark.parametrize("damage", CAN_BE_REPAIRED, ids=[d.name for d in CAN_BE_REPAIRED])
 def test_repair_is_repeated_and_taken_back(bare: Path, damage: Damage) -> None:
     """A second repair does nothing; each act on the tree, taken back, leaves what was there before."""
