@@ -207,7 +207,7 @@ def get(
         tx.append(e.HoldTaken(layer, holder))
         return None
     found = _usable(tx, layer)
-    read_only = found.committed or tx.one(sql.COUNT_CHILDREN, id=layer) != (0,)
+    read_only = _is_committed(tx, found)
     if recorded and not read_only:
         raise ManifestStands(layer, "it was mounted read-write")
     if counted and not read_only:
@@ -229,6 +229,11 @@ def get(
         project=project,
         size=size,
     )
+
+
+def _is_committed(tx: Transaction, found: m.Layer) -> bool:
+    """Whether a layer has, or had, children: it is mounted read-only then."""
+    return found.committed or tx.one(sql.COUNT_CHILDREN, id=found.id) != (0,)
 
 
 def _require_selinux(layer: str, label: str) -> None:
@@ -326,7 +331,7 @@ def record(tx: Transaction, layer: str, *, durable: bool) -> e.ManifestRecordInt
     found = _usable(tx, layer)
     if tx.one(sql.SELECT_MANIFEST, layer=layer) is not None:
         return None
-    committed = found.committed or tx.one(sql.COUNT_CHILDREN, id=layer) != (0,)
+    committed = _is_committed(tx, found)
     if not committed:
         if not found.applied:
             raise InvalidArgument(

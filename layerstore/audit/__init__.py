@@ -92,12 +92,12 @@ def audit(
     """
     path = Path(home).resolve()
     if os.path.isdir(path / layout.OWN):
-        report = examine(path, archives=archives, docker_root=docker_root, progress=progress)[0]
-        return _with_content(path, report, only, progress) if content else report
-    if not any_tree:
-        description.read(path)  # raises NoStore
-    report = _audit_tree(path, progress=progress)
-    return _with_content(path, report, only, progress) if content else report
+        seen = examine(path, archives=archives, docker_root=docker_root, progress=progress)
+    else:
+        if not any_tree:
+            description.read(path)  # raises NoStore
+        seen = _audit_tree(path, progress=progress)
+    return _with_content(path, *seen, only, progress) if content else seen[0]
 
 
 def examine(
@@ -142,12 +142,11 @@ def _audit_store(
 
 
 def _with_content(
-    home: Path, report: Report, only: Iterable[str], progress: Progress | None
+    home: Path, report: Report, view: View, only: Iterable[str], progress: Progress | None
 ) -> Report:
     """The report, with what differs from manifests. Where there are no records there are none."""
     checked = dict(report.checked)
     with contextlib.ExitStack() as stack:
-        reader = None
         found: list[m.Finding] = []
         if report.kind == "layerstore":
             reader, _, _ = _records_of(home, stack)
@@ -155,11 +154,7 @@ def _with_content(
                 found += contents.check(os.fspath(home), reader, only, progress, checked)
         else:
             found += tarsplit.check(os.fspath(home), frozenset(only), progress, checked)
-        more = (
-            weight.weighed(look(os.fspath(home), reader), found, ours=report.kind == "layerstore")
-            if found
-            else ()
-        )
+        more = weight.weighed(view, found, ours=report.kind == "layerstore")
         return attrs.evolve(report, findings=_sorted([*report.findings, *more]), checked=checked)
 
 
@@ -207,7 +202,7 @@ def _judge(view: View, archives: bool, docker_root: str | None = None) -> Iterat
 # --- any other tree -------------------------------------------------------------------------------
 
 
-def _audit_tree(home: Path, *, progress: Progress | None) -> Report:
+def _audit_tree(home: Path, *, progress: Progress | None) -> tuple[Report, View]:
     if not home.is_dir():
         raise NoStore(f"There is no directory {home}.", hint="Is the path right?")
     view = look(os.fspath(home), None, progress=progress)
@@ -221,7 +216,7 @@ def _audit_tree(home: Path, *, progress: Progress | None) -> Report:
         time.sleep(_PAUSE)
         view = look(os.fspath(home), None)
         found = _confirmed(found, [*foreign.check(view), *_judge(view, archives=False)])
-    return _report(view, found, "overlay2")
+    return _report(view, found, "overlay2"), view
 
 
 def _is_tree(view: View) -> bool:

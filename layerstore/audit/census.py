@@ -280,10 +280,7 @@ def names_in(directory: str) -> list[str]:
     """The names in a directory that is no part of a layer, sorted; none where there is no such directory."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        try:
-            descriptor = os.open(directory, flags | os.O_NOATIME)
-        except PermissionError:
-            descriptor = os.open(directory, flags)
+        descriptor = files.open_quietly(directory, flags)
     except OSError:
         return []
     try:

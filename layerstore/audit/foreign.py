@@ -16,6 +16,7 @@ import attrs
 from layerstore import model as m
 from layerstore.audit.census import names_in
 from layerstore.audit.view import View, finding
+from layerstore.fs import files
 
 _BIG: Final = 1 << 28
 _PART: Final = 29
@@ -104,7 +105,7 @@ def _parent(view: View, layer: str, parents: dict[str, str], path: str) -> Itera
 
 def _records(path: str) -> list[_Record]:
     """The records of a `layers.json`; ValueError where it has none that can be read."""
-    with open(path, "rb", opener=_quietly) as file:
+    with open(path, "rb", opener=files.open_quietly) as file:
         content = file.read(_BIG)
     if not content:
         raise ValueError("it is empty")
@@ -123,11 +124,3 @@ def _docker(view: View, layerdb: str) -> Iterator[m.Finding]:
     if not recorded and view.tree.layers:
         said = f"Docker's records at {layerdb} are gone or empty"
         yield finding("lost-database", said, path=layerdb)
-
-
-def _quietly(path: str, flags: int) -> int:
-    """open(2), without touching the time of access where that is allowed."""
-    try:
-        return os.open(path, flags | os.O_NOATIME)
-    except PermissionError:
-        return os.open(path, flags)

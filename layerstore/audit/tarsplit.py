@@ -24,7 +24,7 @@ from layerstore.audit import content
 from layerstore.audit.census import names_in
 from layerstore.audit.view import finding
 from layerstore.errors import InvalidLayerId
-from layerstore.fs import layout, syscalls
+from layerstore.fs import files, layout, syscalls
 from layerstore.fs.manifest import Difference, Finding
 
 if TYPE_CHECKING:
@@ -91,10 +91,7 @@ def _cache_id(record: str) -> str | None:
 
 def _open(path: str) -> int:
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        return os.open(path, flags | os.O_NOATIME)
-    except PermissionError:
-        return os.open(path, flags)
+    return files.open_quietly(path, flags)
 
 
 def _entries(path: str) -> dict[str, _Entry]:
@@ -170,11 +167,7 @@ def _difference(top: int, path: str, entry: _Entry) -> Difference | None:
 
 def _content(descriptor: int, wanted: int) -> Difference | None:
     place = f"/proc/self/fd/{descriptor}"
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        opened = os.open(place, flags | os.O_NOATIME)
-    except PermissionError:
-        opened = os.open(place, flags)
+    opened = files.open_quietly(place, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         crc, zeros = _ALL, True
         while chunk := os.read(opened, _CHUNK):

@@ -102,6 +102,19 @@ def sync(descriptor: int, path: str) -> None:
         raise SyncFailed(error.errno, f"cannot be synced: {error.strerror}", path) from error
 
 
+def sync_file(path: str, *, kind: int = os.O_NOFOLLOW) -> None:
+    """The same for what is not open; `kind`: O_DIRECTORY for a directory."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | kind)
+    try:
+        sync(descriptor, path)
+    finally:
+        os.close(descriptor)
+
+
+def sync_directory(path: str) -> None:
+    sync_file(path, kind=os.O_DIRECTORY)
+
+
 def write_file(path: str, content: str, *, mode: int, synced: bool) -> None:
     """Write a file in place, for a place that nobody reads yet; `synced` before it is closed."""
     descriptor = _write(path, content, mode)
@@ -144,28 +157,27 @@ def _write(path: str, content: str, mode: int) -> int:
     return descriptor
 
 
-def sync_file(path: str, *, kind: int = os.O_NOFOLLOW) -> None:
-    """The same for what is not open; `kind`: O_DIRECTORY for a directory."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | kind)
-    try:
-        sync(descriptor, path)
-    finally:
-        os.close(descriptor)
-
-
-def sync_directory(path: str) -> None:
-    sync_file(path, kind=os.O_DIRECTORY)
-
-
 def replace_file(path: str, content: str, *, mode: int, beside: str = "") -> None:
     """Put a file where readers see the old one or the new one, also after a power cut.
 
     `beside`: the directory of the temporary file, where that is another one.
     """
+    with replacing(path, content, mode=mode, beside=beside):
+        pass
+
+
+@contextlib.contextmanager
+def replacing(path: str, content: str = "", *, mode: int, beside: str = "") -> Iterator[int]:
+    """The same for what is written piece by piece, after `content`, to the descriptor that this gives."""
     directory, name = os.path.split(path)
     temporary = f"{beside or directory}/.{name}.{os.urandom(8).hex()}.tmp"
     try:
-        write_file(temporary, content, mode=mode, synced=True)
+        descriptor = _write(temporary, content, mode)
+        try:
+            yield descriptor
+            sync(descriptor, temporary)
+        finally:
+            os.close(descriptor)
         os.rename(temporary, path)
     except BaseException:
         if os.path.lexists(temporary):

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import attrs
 
-from layerstore.fs import durable, whiteout
+from layerstore.fs import durable, files, whiteout
 from layerstore.fs.archive.source import zstd
 from layerstore.fs.tree import Descent
 
@@ -85,7 +85,7 @@ def take(directory: str, *, tolerate: bool = False) -> Iterator[Held]:
 
     OSError where it cannot be read; `tolerate`: for a file that cannot, only `error` says so.
     """
-    top = _open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    top = files.open_quietly(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     known: dict[tuple[int, int], tuple[str, bool]] = {}
     try:
         with Descent(top, quiet=True) as way:
@@ -162,15 +162,8 @@ def _xattrs(place: bytes) -> tuple[tuple[str, str], ...]:
     return tuple((x, (whiteout.get(place, x) or b"").hex()) for x in names)
 
 
-def _open(path: str, flags: int, dir_fd: int | None = None) -> int:
-    try:
-        return os.open(path, flags | os.O_NOATIME, dir_fd=dir_fd)
-    except PermissionError:
-        return os.open(path, flags, dir_fd=dir_fd)
-
-
 def _content(dir_fd: int, name: str) -> tuple[str, bool]:
-    descriptor = _open(name, _READ, dir_fd)
+    descriptor = files.open_quietly(name, _READ, dir_fd=dir_fd)
     try:
         digest, zeros, empty = hashlib.sha256(), True, True
         while chunk := os.read(descriptor, _CHUNK):
@@ -207,9 +200,6 @@ def dump(held: Iterable[Held]) -> bytes:
 
 def write(directory: str, path: str) -> Written:
     """Take the manifest of a directory and put it at a path, whole and synced. OSError, SyncFailed."""
-    above, name = os.path.split(path)
-    # Killed in the middle it lies where an open sweeps such names.
-    temporary = f"{os.path.dirname(above)}/.{name}.{os.urandom(8).hex()}.tmp"
     digest, count, size = hashlib.sha256(), 0, 0
 
     def counted() -> Iterator[Held]:
@@ -218,28 +208,21 @@ def write(directory: str, path: str) -> Written:
             count += 1
             yield entry
 
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            with open(descriptor, "wb", closefd=False) as file:
-                for piece in pieces(counted()):
-                    digest.update(piece)
-                    size += file.write(piece)
-            durable.sync(descriptor, temporary)
-        finally:
-            os.close(descriptor)
-        os.rename(temporary, path)
-    except BaseException:
-        if os.path.lexists(temporary):
-            os.unlink(temporary)
-        raise
-    durable.sync_directory(above)
+    # Killed in the middle it lies where an open sweeps such names.
+    beside = os.path.dirname(os.path.dirname(path))
+    with (
+        durable.replacing(path, mode=0o600, beside=beside) as descriptor,
+        open(descriptor, "wb", closefd=False) as file,
+    ):
+        for piece in pieces(counted()):
+            digest.update(piece)
+            size += file.write(piece)
     return Written(f"sha256:{digest.hexdigest()}", count, size)
 
 
 def read(path: str, digest: str) -> Iterator[Held]:
     """The files of a manifest that was written; ValueError unless it has this digest. OSError."""
-    with open(_open(path, _READ), "rb") as file:
+    with open(files.open_quietly(path, _READ), "rb") as file:
         content = file.read()
     if f"sha256:{hashlib.sha256(content).hexdigest()}" != digest:
         raise ValueError("the manifest is not the one that was recorded")

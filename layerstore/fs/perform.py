@@ -180,12 +180,16 @@ class Performer:
         if files.read_symlink(path) == step.target or not os.path.exists(path):
             os.unlink(path)
 
-    def _write_manifest(self, step: s.WriteManifest, performed: s.Performed, _: bool) -> None:
-        from layerstore.fs import manifest  # few layers get one
-
+    def _require_link(self, step: s.ReplaceDirectory | s.WriteManifest) -> None:
+        """The layer of that name must be the one that is meant."""
         found = files.read_link(self._home, step.layer)
         if found != step.link:
             raise LayerDamaged(step.layer, files.difference("link", found, step.link))
+
+    def _write_manifest(self, step: s.WriteManifest, performed: s.Performed, _: bool) -> None:
+        from layerstore.fs import manifest  # few layers get one
+
+        self._require_link(step)
         written = manifest.write(
             self.path(layout.diff(step.layer)), self.path(layout.manifest(step.layer))
         )
@@ -251,9 +255,7 @@ class Performer:
         source = self.path(step.source)
         if not os.path.lexists(source):
             return
-        found = files.read_link(self._home, step.layer)
-        if found != step.link:
-            raise LayerDamaged(step.layer, files.difference("link", found, step.link))
+        self._require_link(step)
         try:
             os.rename(source, self.path(layout.diff(step.layer)))
         except OSError as error:

@@ -7,6 +7,8 @@ import json
 import os
 from typing import Any, Final
 
+from layerstore.fs import files
+
 LARGEST: Final = 1 << 28
 """Bytes of one document: more is not believed."""
 _SMALL: Final = 1 << 16
@@ -89,11 +91,7 @@ def content(path: str, limit: int) -> bytes:
 
 
 def _open(path: str, flags: int) -> int:
-    wanted = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | flags
-    try:
-        return os.open(path, wanted | os.O_NOATIME)
-    except PermissionError:  # only the owner of a file, or root, may ask for that
-        return os.open(path, wanted)
+    return files.open_quietly(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | flags)
 
 
 # --- fields of documents --------------------------------------------------------------------------

@@ -20,14 +20,6 @@ if TYPE_CHECKING:
 
 _EXAMPLES: Final = 50
 _LAST: Final = 2**62
-_KEYS: Final = {
-    "layers": ("id",),
-    "holds": ("layer", "holder"),
-    "mounts": ("layer",),
-    "operations": ("id",),
-    "projects": ("id",),
-    "manifests": ("layer",),
-}
 
 
 def refold(hands: Hands) -> int:
@@ -65,12 +57,19 @@ def _differences(scratch: engine.Connection, tx: Transaction) -> list[tuple[str,
         folded = scratch.execute(query)
         names = [column[0] for column in folded.description]
         stored = tx.all(query)
-        key = [names.index(name) for name in _KEYS[table]]
+        key = [names.index(name) for name in _key(scratch, table)]
         for one, other in itertools.zip_longest(folded, stored):
             if one != other:
                 sides = ((one, "journal"), (other, "index"))
                 found += [(table, [row[i] for i in key], who) for row, who in sides if row]
     return found
+
+
+def _key(scratch: engine.Connection, table: str) -> list[str]:
+    """The columns of a table's primary key, in their order."""
+    columns = scratch.execute(f"PRAGMA table_info({table})").fetchall()
+    places = {place: name for _, name, _, _, _, place in columns if place}
+    return [places[place] for place in sorted(places)]
 
 
 def _replace(

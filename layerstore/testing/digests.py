@@ -15,16 +15,13 @@ import json
 import os
 import tarfile
 from collections.abc import Iterable
-from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import attrs
 
+from layerstore.audit.tarsplit import crc64
 from layerstore.fs.archive import MapIds, pack
-
-_POLYNOMIAL: Final = 0xD800000000000000
-_ALL: Final = 0xFFFFFFFFFFFFFFFF
 
 
 @attrs.frozen
@@ -91,21 +88,3 @@ def tar_split(archive: bytes) -> bytes:
     raw(archive[at:])
     lines = "".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in entries)
     return gzip.compress(lines.encode(), mtime=0)
-
-
-def crc64(data: bytes) -> int:
-    """CRC-64/GO-ISO."""
-    table, found = _table(), _ALL
-    for byte in data:
-        found = table[(found ^ byte) & 0xFF] ^ found >> 8
-    return found ^ _ALL
-
-
-@cache
-def _table() -> tuple[int, ...]:
-    made = []
-    for number in range(256):
-        for _ in range(8):
-            number = number >> 1 ^ (_POLYNOMIAL if number & 1 else 0)  # noqa: PLW2901
-        made.append(number)
-    return tuple(made)

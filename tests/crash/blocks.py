@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -27,14 +26,13 @@ from typing import Any, Final
 
 import attrs
 
-from layerstore.db import reserve
-from layerstore.fs import ballast, syscalls
+from layerstore.fs import syscalls
 from tests.crash import bench as benches
 from tests.crash import logdisk
 from tests.crash.bench import Ended, Fault, Patch
 from tests.crash.disk import CHUNK, Disk
 from tests.crash.model import Live
-from tests.crash.powercut import ALL, CutBench
+from tests.crash.powercut import ALL, CutBench, prepared
 from tests.crash.scenarios import Scenario
 
 BLOCK: Final = 4096
@@ -298,17 +296,8 @@ def block_bench(
     # The record begins when the template is there: so all that is done to it is cut.
     scenario = attrs.evolve(scenario, given=(), when=(*scenario.given, *scenario.when))
     made = BlockBench(place, scenario, patch, leftovers=True, known=Counter(), disk=disk)
-    ballast.PIECES, ballast.LARGEST, reserve.LARGEST = 2, ballast.SMALLEST, 16 << 12  # type: ignore[misc]
-    try:
-        made.prepare()
+    with prepared(made):
         yield made
-    finally:
-        made.dismiss()
-        made.power_off()
-        if os.path.ismount(disk.point):
-            disk.unmount()
-        disk.abandon()
-        shutil.rmtree(place)
 
 
 def sweep(options: Any, result: Any) -> None:

@@ -47,6 +47,9 @@ class Disk:
     def image(self) -> Path:
         return self.point.with_name(f"{self.point.name}.{self.kind}")
 
+    def abandon(self) -> None:
+        """End what serves it: nothing does, but where writes are recorded."""
+
     def make(self) -> None:
         """A new file system, mounted."""
         self.point.mkdir()

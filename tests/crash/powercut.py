@@ -239,17 +239,25 @@ def cut_bench(name: str, patch: Patch = contextlib.nullcontext) -> Iterator[CutB
     disk = Disk(place / "fs", kind)
     chosen = ALL[scenario] if scenario in ALL else sequences()[scenario]
     made = CutBench(place, chosen, patch, leftovers=True, known=Counter(), disk=disk)
+    with prepared(made):
+        yield made
+
+
+@contextlib.contextmanager
+def prepared(made: CutBench) -> Iterator[None]:
+    """A bench that is ready; its disk and its place are gone afterwards."""
     # As in the other campaigns: what is kept for full disks is not what is looked at.
     ballast.PIECES, ballast.LARGEST, reserve.LARGEST = 2, ballast.SMALLEST, 16 << 12  # type: ignore[misc]
     try:
         made.prepare()
-        yield made
+        yield
     finally:
         made.dismiss()
         made.power_off()
-        if os.path.ismount(disk.point):
-            disk.unmount()
-        shutil.rmtree(place)
+        if os.path.ismount(made.disk.point):
+            made.disk.unmount()
+        made.disk.abandon()
+        shutil.rmtree(made.place)
 
 
 def fits(scenario: Scenario) -> bool:

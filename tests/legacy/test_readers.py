@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -26,15 +25,9 @@ from tests.legacy.trees import (
     podman_tree,
     put_layer,
     snapshot,
+    snapshots,
     write,
 )  # fmt: skip
-
-GOLDEN = Path(__file__).parents[1] / "golden/legacy"
-
-
-def snapshots() -> bytes:
-    """What Docker 20.10 wrote of two builds by BuildKit, one of which failed."""
-    return gzip.decompress((GOLDEN / "docker-20.10-snapshots.db.gz").read_bytes())
 
 
 def read(path: Path, **wanted: str) -> manifest.Manifest:

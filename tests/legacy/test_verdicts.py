@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import subprocess
@@ -29,10 +28,10 @@ from tests.legacy.trees import (
     podman_tree,
     put_layer,
     snapshot,
+    snapshots,
     write,
 )  # fmt: skip
 
-GOLDEN = Path(__file__).parents[1] / "golden/legacy"
 ORPHAN, UNDER, BOX = hexed("orphan"), hexed("under the orphan"), hexed("layer of box")
 
 
@@ -181,7 +180,7 @@ def test_build_cache_is_no_orphan(tmp_path: Path) -> None:
         put_layer(tree.home, layer, SIDE)
     assert {ORPHAN, UNDER} == orphans(tmp_path)  # no database: nothing is known of that shape
     path = write(tmp_path / "buildkit/snapshots.db", "")
-    path.write_bytes(gzip.decompress((GOLDEN / "docker-20.10-snapshots.db.gz").read_bytes()))
+    path.write_bytes(snapshots())
     assert {ORPHAN, UNDER, CACHE} == orphans(tmp_path)
     path.write_bytes(b"\0" * 32768)
     assert {ORPHAN, UNDER} == orphans(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -12,6 +13,13 @@ from typing import Any
 import attrs
 
 from layerstore.legacy.docker import chain_of
+
+GOLDEN = Path(__file__).parents[1] / "golden/legacy"
+
+
+def snapshots() -> bytes:
+    """What Docker 20.10 wrote of two builds by BuildKit, one of which failed."""
+    return gzip.decompress((GOLDEN / "docker-20.10-snapshots.db.gz").read_bytes())
 
 
 def hexed(word: str) -> str:

@@ -11,6 +11,7 @@ import pytest
 
 from layerstore import legacy
 from layerstore.audit import audit
+from layerstore.audit.tarsplit import crc64
 from layerstore.legacy import bbolt as reading
 from layerstore.legacy import detecting
 from layerstore.legacy.manifest import Manifest, Source
@@ -29,7 +30,6 @@ from layerstore.testing import (
 )
 from layerstore.testing import bbolt as writing
 from layerstore.testing.damages import COMBINED
-from layerstore.testing.digests import crc64
 from layerstore.testing.docker import VERSIONS
 from tests.testing import description as d
 
