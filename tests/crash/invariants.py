@@ -235,10 +235,19 @@ def _check_records(reader: Reader, last_seq: int) -> None:
 
 
 def _check_past(reader: Reader) -> None:
-    """Every event is there once, wherever it lies, from the first that is kept to the newest."""
-    seqs = [row["seq"] for row in reader.rows()]
-    whole = list(range(seqs[0], reader.last_seq() + 1))
-    require(seqs == whole, f"the journal has the events {seqs}")
+    """Every event is there once, wherever it lies, from the first that is kept to the newest; only where
+    an older database was put back are numbers passed by."""
+    seqs = []
+    epochs = []
+    for row in reader.rows():
+        seqs.append(row["seq"])
+        epochs.append(row["epoch"])
+    require(seqs[-1] == reader.last_seq(), f"the newest event is {reader.last_seq()}: {seqs}")
+    for index in range(1, len(seqs)):
+        # A database that was put back goes on above every number that may have been given out.
+        new = epochs[index] != epochs[index - 1]
+        step = seqs[index] - seqs[index - 1]
+        require(step == 1 or (new and step > 1), f"the journal has the events {seqs}")
     kept = archives.counted(str(reader.home), archives.cut_of(reader.select))
     if kept:
         require(kept[0].first == seqs[0], f"the oldest archive is {kept[0].path}")

@@ -217,18 +217,16 @@ def _unsynced(verbs: tuple[Verb, ...], acknowledged: int) -> set[str]:
 
 
 def _fits(files: Mapping[str, str], layer: str, passed: list[State]) -> bool:
-    """Whether what is there of a layer is the beginning of what was written.
+    """Whether what is there of a layer is the beginning of what was written to it.
 
-    A length can come to the disk before the bytes: then there are zeros.
+    Nothing of it is promised, but that it is nothing else: a name that nobody wrote, other bytes, or
+    zeros where a length came to the disk and its bytes did not, would be somebody else's.
     """
     written: dict[str, str] = {}
     for state in passed:
         for name, text in state.files.get(layer, {}).items():
             written[name] = max(text, written.get(name, ""), key=len)
-    return all(
-        written.get(name, "").startswith(text) or text == "\0" * len(text)
-        for name, text in files.items()
-    )
+    return all(name in written and written[name].startswith(text) for name, text in files.items())
 
 
 @contextlib.contextmanager
