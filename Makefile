@@ -73,10 +73,12 @@ check: lint
 crash: .venv/stamp
 	LAYERSTORE_TEST_LONG=1 $(call RUN,$(BIN)) -m crash -o faulthandler_timeout=0
 
-# All that was acknowledged is there after each: some 16,000 cuts on ext4 and XFS, and 70,000 states of a
-# disk with one of these or btrfs, which take hours. The counts come last; PYTEST_ARGS='-k btrfs' chooses.
+# All that was acknowledged is there after each: some 16,000 cuts on ext4 and XFS, 70,000 states of a disk
+# with one of these or btrfs, and 100 cuts of a whole machine, which take hours. The counts come last;
+# PYTEST_ARGS='-k btrfs' chooses.
 powercut: .venv/stamp
-	LAYERSTORE_TEST_LONG=1 $(call RUN,$(BIN)) tests/crash/test_powercut.py tests/crash/test_blocks.py -o faulthandler_timeout=0
+	LAYERSTORE_TEST_LONG=1 $(call RUN,$(BIN)) tests/crash/test_powercut.py tests/crash/test_blocks.py \
+	  tests/crash/test_reboots.py -o faulthandler_timeout=0
 
 # What has to stay flat for a year. The tables and one line of JSON each come last; `make
 # campaigns` has a minute of it, 50,000 gets and puts, and 100,000 files.

@@ -53,13 +53,22 @@ class Disk:
     def make(self) -> None:
         """A new file system, mounted."""
         self.point.mkdir()
+        self.format()
+        self.mount()
+
+    def format(self) -> None:
+        """A new file system; not mounted."""
         self._empty()
         subprocess.run([*_MAKE[self.kind], self.image], check=True, capture_output=True)
-        self.mount()
 
     def keep(self) -> None:
         """What is on it now is what it begins with from now on. It is unmounted then."""
         self.unmount()
+        self.remember()
+
+    def remember(self) -> None:
+        """The same for one that is not mounted."""
+        self._kept.clear()
         with self.image.open("rb") as file:
             at = 0
             while chunk := file.read(CHUNK):

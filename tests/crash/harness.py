@@ -11,6 +11,8 @@
     powercut    the power of its disk is cut in front of a call, and at the end (FILE_SYSTEM:SCENARIO)
     sequence    the same for sequences of up to three verbs (FILE_SYSTEM; --limit SEQUENCES)
     blocks      the disk is made anew as it may have been at a moment (FILE_SYSTEM:SCENARIO)
+    reboots     the power of a whole machine is cut, and it is booted again (FILE_SYSTEM; --limit CUTS)
+    dying       a disk fails from its n-th write on, and is replaced (FILE_SYSTEM:SCENARIO; --limit DEATHS)
     living      many processes on one home, of which some are killed (--limit SECONDS)
     traffic     so many gets and puts (--limit PAIRS), and how large the journal's files become
     together    SIGKILL at the trace points of threads whose writes share a transaction
@@ -482,6 +484,13 @@ def blocks(options: argparse.Namespace, result: Result) -> None:
     sweep(options, result)
 
 
+def reboots(options: argparse.Namespace, result: Result) -> None:
+    """A second kernel, --limit times."""
+    from tests.crash.reboots import reboots
+
+    reboots(options, result)
+
+
 def living(options: argparse.Namespace, result: Result) -> None:
     """Several processes on one home, for --limit seconds."""
     from tests.crash.invariants import Violation
@@ -560,6 +569,7 @@ CAMPAIGNS = {
     "powercut": powercut,
     "sequence": sequence,
     "blocks": blocks,
+    "reboots": reboots,
     "together": together,
     "soak": soak,
     "traffic": traffic,

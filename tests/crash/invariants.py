@@ -99,8 +99,8 @@ def judge(
     again: Sequence[Create] = (),
     known: Counter[str] | None = None,
     leftovers: bool = False,
-) -> None:
-    """Everything that must hold once the home was mended.
+) -> State:
+    """Everything that must hold once the home was mended; the state that it is in.
 
     `known`: how often a home that is the same in every respect was judged before; what was worked
     with already is worked with again every eighth time. None: every time.
@@ -116,13 +116,13 @@ def judge(
         like = _likeness(home, (again, sorted(foreign)))
         known[like] += 1
         if known[like] % SELDOM != 1:
-            return
+            return found
     use(home, found, again)
     found = found.without_holds(
         lambda layer, _: layer in lost and not mountinfo.is_mount_root(f"{home}/{layer}/merged")
     )
     # The audit and the fold of the journal had their turn.
-    check(home, [found], links, last_seq, whole=leftovers, foreign=foreign)
+    return check(home, [found], links, last_seq, whole=leftovers, foreign=foreign)
 
 
 SELDOM: Final = 8

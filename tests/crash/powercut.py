@@ -18,9 +18,9 @@ import shutil
 import tempfile
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -139,53 +139,73 @@ class CutBench(Bench):
 
     def sure(self, ended: Ended) -> int:
         """Of the events that were acknowledged, the last that no cut may take."""
-        pairs = zip(self.scenario.when, ended.acknowledged, strict=False)
-        return max((v.get("seq", 0) for verb, v in pairs if isinstance(verb, _MARKS)), default=0)
-
-    # --- what may be left ---------------------------------------------------------------------
+        return last_synced(self.scenario.when, ended.acknowledged)
 
     def lasting(self, case: Case, allowed: list[State]) -> list[State]:
         """The same states, with what a cut may take. In the judge's process, on a mended home."""
-        verbs = (*self.scenario.given, *self.scenario.when[: case.done + 1])
-        passed = [state for step in ladder(self.first, verbs) for state in step]
-        with Reader.open(self.home) as reader:
-            holds = {(str(hold.layer), hold.holder): hold.count for hold in reader.holders()}
-            layers: dict[str, Facts] = {
-                layer.id: Facts(layer.parent, tuple(sorted(layer.labels.items())), layer.read_write)
-                for layer in reader.layers()
-            }
-        files = {layer: files_in(self.home / layer / "diff") for layer in layers}
-        unsynced = _unsynced(verbs, len(self.scenario.given) + case.done)
-        current = self.scenario.when[case.done : case.done + 1]
-        adopted = {
-            verb.layer: Facts(verb.facts.parent) for verb in current if isinstance(verb, Create)
+        done, scenario = case.done, self.scenario
+        return lasting(self.home, self.first, scenario.given, scenario.when, done, allowed)
+
+
+def last_synced(verbs: Sequence[Verb], acknowledged: Sequence[Mapping[str, Any]]) -> int:
+    """The number of the last event that is synced, of verbs that said what they were told."""
+    pairs = zip(verbs, acknowledged, strict=False)
+    return max((said.get("seq", 0) for verb, said in pairs if isinstance(verb, _MARKS)), default=0)
+
+
+# --- what may be left -------------------------------------------------------------------------
+
+
+def lasting(
+    home: Path,
+    first: State,
+    given: tuple[Verb, ...],
+    when: tuple[Verb, ...],
+    done: int,
+    allowed: list[State],
+) -> list[State]:
+    """The states that a death may leave, with what a cut may take besides; of a mended home."""
+    verbs = (*given, *when[: done + 1])
+    passed = [state for step in ladder(first, verbs) for state in step]
+    with Reader.open(home) as reader:
+        holds = {(str(hold.layer), hold.holder): hold.count for hold in reader.holders()}
+        layers: dict[str, Facts] = {
+            layer.id: Facts(layer.parent, tuple(sorted(layer.labels.items())), layer.read_write)
+            for layer in reader.layers()
         }
-        # What another process had made when it was killed, and nobody had settled yet.
-        others = {
-            verb.layer: Facts(verb.facts.parent)
-            for other in verbs
-            if isinstance(other, Accomplice)
-            for verb in other.verbs
-            if isinstance(verb, Create)
+    files = {layer: files_in(home / layer / "diff") for layer in layers}
+    unsynced = _unsynced(verbs, len(given) + done)
+    adopted = {
+        verb.layer: Facts(verb.facts.parent)
+        for verb in when[done : done + 1]
+        if isinstance(verb, Create)
+    }
+    # What another process had made when it was killed, and nobody had settled yet.
+    others = {
+        verb.layer: Facts(verb.facts.parent)
+        for other in verbs
+        if isinstance(other, Accomplice)
+        for verb in other.verbs
+        if isinstance(verb, Create)
+    }
+    for name, fact in others.items():
+        if layers.get(name) == fact:
+            allowed = [*allowed, *(state.with_layer(name, fact) for state in allowed)]
+    found = []
+    for state in allowed:
+        kept = {key: holds[key] for key in holds if _was(passed, key, holds[key], state)}
+        facts = {
+            name: adopted[name] if layers.get(name) == adopted.get(name, "") else known
+            for name, known in state.layers.items()
         }
-        found = []
-        for name, fact in others.items():
-            if layers.get(name) == fact:
-                allowed = [*allowed, *(state.with_layer(name, fact) for state in allowed)]
-        for state in allowed:
-            kept = {key: holds[key] for key in holds if _was(passed, key, holds[key], state)}
-            facts = {
-                name: adopted[name] if layers.get(name) == adopted.get(name, "") else known
-                for name, known in state.layers.items()
-            }
-            content = {
-                name: files[name]
-                if name in unsynced and name in files and _fits(files[name], name, passed)
-                else known
-                for name, known in state.files.items()
-            }
-            found.append(State(facts, kept, content))
-        return found
+        content = {
+            name: files[name]
+            if name in unsynced and name in files and _fits(files[name], name, passed)
+            else known
+            for name, known in state.files.items()
+        }
+        found.append(State(facts, kept, content))
+    return found
 
 
 def _was(passed: list[State], key: tuple[str, str], count: int, state: State) -> bool:
