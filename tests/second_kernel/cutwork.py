@@ -107,17 +107,23 @@ def course(life: int, seed: int, state: State) -> Iterator[Verb]:
     yield Open()
     touched: set[str] = set(state.layers)
     applied: set[str] = set()
+    mutable: set[str] = set()
     since = number = 0
     while True:
         number += 1
         since += 1
-        verb = _one(chance, state, f"{life}x{number}", touched, applied, since)
+        verb = _one(chance, state, f"{life}x{number}", touched, applied, mutable, since)
         if isinstance(verb, Compact):
             since = 0
         if isinstance(verb, Apply | Get | Write):
             touched.add(verb.layer)
         if isinstance(verb, Apply):
             applied.add(verb.layer)
+            mutable.discard(verb.layer)
+        if isinstance(verb, Create):
+            # Whatever had a child is committed, also when the child is gone.
+            mutable.discard(verb.facts.parent or "")
+            mutable.add(verb.layer)
         state = verb.states(state)[-1]
         yield verb
 
@@ -128,6 +134,7 @@ def _one(
     name: str,
     touched: set[str],
     applied: set[str],
+    mutable: set[str],
     since: int,
 ) -> Verb:
     layers = sorted(state.layers)
@@ -138,7 +145,7 @@ def _one(
     fresh = [layer for layer in leaves if layer not in touched]
     content = [layer for layer in free if layer in applied]
     mine = [layer for layer, holder in sorted(state.holds) if holder == _D]
-    writable = [layer for layer in mine if layer not in parents and layer not in applied]
+    writable = [layer for layer in mine if layer in mutable]
     able: dict[str, list[str]] = {
         "create": free if len(layers) < LAYERS else [],
         "base": ["new"] if len(layers) < LAYERS // 3 else [],
