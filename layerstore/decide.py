@@ -87,7 +87,7 @@ def create(
     if existing is not None:
         unused = not existing.used and wanted.same_as(existing)
         raise LayerExists(wanted.id, same_and_unused=unused)
-    if os.path.lexists(f"{home}/{wanted.id}"):
+    if files.is_there(f"{home}/{wanted.id}"):
         raise LayerExists(wanted.id, where="tree")
     parent = None if wanted.parent is None else _usable_parent(tx, wanted.parent)
     depth = 0 if parent is None else parent.depth + 1

@@ -352,8 +352,8 @@ def _still_in_use(intent: e.Intent, busy: UpperBusy) -> e.Done | e.Undone:
 def gather(home: str, operation: str, intent: e.Intent) -> state.Evidence:
     """What the disk says about an operation."""
     return state.Evidence(
-        present=os.path.lexists(f"{home}/{intent.layer}"),
-        trashed=os.path.lexists(f"{home}/{layout.trash(operation)}"),
+        present=files.is_there(f"{home}/{intent.layer}"),
+        trashed=files.is_there(f"{home}/{layout.trash(operation)}"),
         applied=isinstance(intent, e.LayerApplyIntended)
         and files.is_applied(home, operation, intent.layer),
         moved=isinstance(intent, e.RepairIntended) and _is_moved(home, operation, intent),
@@ -361,13 +361,13 @@ def gather(home: str, operation: str, intent: e.Intent) -> state.Evidence:
 
 
 def _is_moved(home: str, operation: str, intent: e.RepairIntended) -> bool:
-    there = os.path.lexists(f"{home}/{intent.path}")
+    there = files.is_there(f"{home}/{intent.path}")
     if intent.put in ("mode", "unmount"):
         return False  # nothing is lost by it, and nothing won by insisting
     if intent.put == "trash":
         return not there
     if intent.aside:
-        return os.path.lexists(f"{home}/{repair_steps.set_aside_at(operation, intent.path)}")
+        return files.is_there(f"{home}/{repair_steps.set_aside_at(operation, intent.path)}")
     return there
 
 

@@ -1,4 +1,4 @@
-"""Owns what an error of the database driver means; it must not open a database.
+"""Owns what an error of the database driver means; it must not open a database itself.
 
 pysqlite3 does not tell kinds of errors apart, so it is told by the text, and by asking the file system.
 """
@@ -6,6 +6,7 @@ pysqlite3 does not tell kinds of errors apart, so it is told by the text, and by
 from __future__ import annotations
 
 import os
+import stat
 from typing import Final
 
 from layerstore.errors import Busy, DiskFull, StoreDamaged, StoreUnreachable
@@ -56,12 +57,56 @@ def is_outside(error: Exception) -> bool:
 
 
 def damaged(path: str, error: Exception) -> StoreDamaged:
-    if is_outside(error) and os.path.isfile(path):
+    if is_outside(error) and _may_be_there(path):
         return StoreUnreachable(path, str(error))
+    unread = "" if is_outside(error) else _cannot_be_read(path)
+    if unread:
+        return StoreUnreachable(path, unread)
     return StoreDamaged(
         f"The database {path} cannot be used: {error}.",
         hint="'layerstore db rebuild' sets it aside and makes it anew from the tree.",
     )
+
+
+def _may_be_there(path: str) -> bool:
+    """Whether there is a file, or the file system cannot say so."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+
+
+_READ: Final = """
+import sys
+for name in sys.argv[1:]:
+    try:
+        with open(name, "rb", buffering=0) as file:
+            while file.read(1 << 20):
+                pass
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        sys.exit(print(error.strerror))
+"""
+
+
+def _cannot_be_read(path: str) -> str:
+    """What the disk says to somebody who reads the database; empty if it gives all of it.
+
+    Where a read fails SQLite speaks of a malformed database, as of one that is. This process must not
+    open the file, or its locks are gone: so another one reads it.
+    """
+    import subprocess  # where nothing is wrong nobody needs it
+    import sys
+
+    command = [sys.executable, "-I", "-S", "-c", _READ, path, f"{path}-wal"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
 
 
 def explain(path: str, error: Exception) -> Exception:

@@ -22,6 +22,23 @@ def open_quietly(path: str, flags: int, *, dir_fd: int | None = None) -> int:
         return os.open(path, flags, dir_fd=dir_fd)
 
 
+def is_there(path: str) -> bool:
+    """Whether there is anything of this name. A disk that fails is an error, and not an absence."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def is_directory(path: str) -> bool:
+    """Whether there is a directory of this name; with the same care."""
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
 def read_symlink(path: str) -> str:
     """What a symbolic link reads; empty if it is none, or cannot be read."""
     try:
@@ -85,7 +102,7 @@ def verify_chain(
     if not _is_own_directory(f"{home}/{layout.diff(layer)}"):
         raise LayerDamaged(layer, "its diff directory is missing")
     # A layer that has children is mounted without it.
-    writable = lower and not os.path.lexists(f"{home}/{layout.committed(layer)}")
+    writable = lower and not is_there(f"{home}/{layout.committed(layer)}")
     if writable and not _is_own_directory(f"{home}/{layout.work(layer)}"):
         raise LayerDamaged(layer, "its work directory is missing")
     for part, below in chain:
@@ -145,7 +162,7 @@ def is_empty(directory: str) -> bool:
 
 def is_applied(home: str, operation: str, layer: str) -> bool:
     """Whether a layer, which was empty, has what the apply staged for it."""
-    if os.path.lexists(f"{home}/{layout.diff(layout.staging(operation))}"):
+    if is_there(f"{home}/{layout.diff(layout.staging(operation))}"):
         return False
     if not is_empty(f"{home}/{layout.diff(layer)}"):
         return True

@@ -157,7 +157,7 @@ class Performer:
         if step.others_stay and found != step.link:
             return
         if found is None:
-            if os.path.lexists(self.path(step.layer)):
+            if files.is_there(self.path(step.layer)):
                 raise LayerDamaged(step.layer, "its link file is missing, so it is not touched")
             return
         if found != step.link:
@@ -253,7 +253,7 @@ class Performer:
 
     def _replace_directory(self, step: s.ReplaceDirectory, _: s.Performed, __: bool) -> None:
         source = self.path(step.source)
-        if not os.path.lexists(source):
+        if not files.is_there(source):
             return
         self._require_link(step)
         try:
@@ -267,7 +267,7 @@ class Performer:
         from layerstore.fs import upper
 
         diff, scratch = self.path(layout.diff(step.layer)), self.path(step.scratch)
-        if not os.path.isdir(diff):
+        if not files.is_directory(diff):
             return  # what is not there is not in use
         try:
             os.mkdir(scratch)

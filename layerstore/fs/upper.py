@@ -8,7 +8,7 @@ import time
 
 import attrs
 
-from layerstore.fs import durable, namespaces
+from layerstore.fs import durable, files, namespaces
 from layerstore.fs.mount import (
     OverlayOptions,
     Unmounted,
@@ -87,7 +87,7 @@ def _probe(diff: str, scratch: str) -> None:
         unmount(merged)
     # Where files have no handles the kernel turns the index off, with a line in its log, and would
     # say yes to all.
-    if not os.path.isdir(f"{work}/index"):
+    if not files.is_directory(f"{work}/index"):
         if not durable.has_room(f"{work}/room", files=_MADE):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), work)
         raise OSError(errno.EOPNOTSUPP, "this file system cannot tell whether it is mounted", diff)

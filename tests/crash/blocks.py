@@ -74,6 +74,8 @@ class RecordedDisk(Disk):
     """A disk that is below a FUSE file while it records."""
 
     server: subprocess.Popen[bytes] | None = None
+    more: tuple[str, ...] = ()
+    """What else the server is given."""
     _platter: dict[int, bytearray] = attrs.field(factory=dict)
     _flushed: int | None = None
     """The epoch that the platter is at the beginning of."""
@@ -97,7 +99,7 @@ class RecordedDisk(Disk):
         self.log.write_bytes(b"")
         command = [sys.executable, "-m", "tests.crash.logdisk"]
         self.server = subprocess.Popen(
-            [*command, self._directory, self.image, self.log], stdin=subprocess.DEVNULL
+            [*command, self._directory, self.image, self.log, *self.more], stdin=subprocess.DEVNULL
         )
         deadline = time.monotonic() + 20
         while not self.below.exists():

@@ -68,8 +68,8 @@ class ErrnoBench(Bench):
                                 value["seq"] = live.store.last_seq()
                             say({"value": value})
                     except BaseException as error:
-                        say({"failed": _unclear(error, fault)})
-                        say({"closed": _close(live, fault)})
+                        say({"failed": unclear(error, fault)})
+                        say({"closed": close_failing(live, fault)})
                         say({"seconds": time.monotonic() - began})
                         raise
 
@@ -84,7 +84,7 @@ class ErrnoBench(Bench):
                 try:
                     mend(live.home, self.scenario.mends)
                 except BaseException as error:
-                    say({"failed": _unclear(error, fault)})
+                    say({"failed": unclear(error, fault)})
                     say({"seconds": time.monotonic() - began})
                     raise
 
@@ -106,18 +106,18 @@ def failing(fault: Fault, say: Callable[[Any], None]) -> Any:
         yield
 
 
-def _close(live: Live, fault: Fault) -> str:
+def close_failing(live: Live, fault: Fault) -> str:
     """Close the store while everything still fails; what is unclear about how that failed."""
     if live.store is None or live.store._closed:
         return ""
     try:
         live.store.close()
     except BaseException as error:  # noqa: BLE001 - it is judged
-        return _unclear(error, fault)
+        return unclear(error, fault)
     return ""
 
 
-def _unclear(error: BaseException, fault: Fault) -> str:
+def unclear(error: BaseException, fault: Fault) -> str:
     """Why a user could not know what failed; empty where the error says it."""
     said = f"{type(error).__name__}: {error}"
     if isinstance(error, CannotCarryOverlay) and fault.mode.startswith("EACCES"):

@@ -491,6 +491,13 @@ def reboots(options: argparse.Namespace, result: Result) -> None:
     reboots(options, result)
 
 
+def dying(options: argparse.Namespace, result: Result) -> None:
+    """A disk that dies while a scenario runs, --limit times, or at each of its writes."""
+    from tests.crash.dying import sweep
+
+    sweep(options, result, _judge)
+
+
 def living(options: argparse.Namespace, result: Result) -> None:
     """Several processes on one home, for --limit seconds."""
     from tests.crash.invariants import Violation
@@ -570,6 +577,7 @@ CAMPAIGNS = {
     "sequence": sequence,
     "blocks": blocks,
     "reboots": reboots,
+    "dying": dying,
     "together": together,
     "soak": soak,
     "traffic": traffic,
