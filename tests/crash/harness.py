@@ -341,14 +341,15 @@ def mutant(options: argparse.Namespace, result: Result) -> None:
     """A changed protocol must fail a sweep by trace points or by calls."""
     from tests.crash.bench import Fault, bench
     from tests.crash.mutants import MUTANTS
+    from tests.crash.neighbours import SWAPS
 
-    changed = MUTANTS[options.mutant]
+    changed = {**MUTANTS, **SWAPS}[options.mutant]
     with bench(options.scenario, changed.patch, every=options.all) as place:
         if options.only:
             return _one(place, options, result)
         alive = place.act(Fault("point", -1))
         message = place.verdict(alive) if alive.finished else alive.error
-        if message and changed.always:
+        if message and (changed.always or options.mutant in SWAPS):
             result.caught = f"without a kill: {message}"
             return None
         if message or changed.always:
