@@ -234,7 +234,7 @@ class FloorStore:
         os.readlink(link)
         os.unlink(link)
         if self._full:
-            self._sync(f"{home}/{layout.TRASH}", f"{home}/l", home)
+            self._sync(home)
         self.transaction(sql.DELETE_LAYER, {"id": layer}, full=self._full, event=event)
         fd = os.open(f"{home}/{layout.TRASH}", _DIRECTORY)
         remove_tree(fd, _NAME)

@@ -252,11 +252,9 @@ def _remove(operation: str, intent: e.LayerRemoveIntended) -> Steps:
         s.RemoveFile(layout.manifest(intent.layer)),
     ]
     if intent.durable:
-        steps += [
-            s.SyncDirectory(layout.TRASH),
-            s.SyncDirectory(layout.LINKS),
-            s.SyncDirectory(""),
-        ]
+        # A rename is in both directories or in neither; a link that comes back leads nowhere, and the
+        # open after the power cut removes it (ADR 0025).
+        steps.append(s.SyncDirectory(""))
     return tuple(steps)
 
 

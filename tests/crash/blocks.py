@@ -304,13 +304,13 @@ def block_bench(
 
 def sweep(options: Any, result: Any) -> None:
     """Every epoch of a run of a scenario, until --limit states; of a mutant until it is caught."""
-    from tests.crash.cutmutants import ALIKE, MUTANTS
+    from tests.crash.cutmutants import MUTANTS
     from tests.crash.harness import ENOUGH
     from tests.crash.neighbours import SWAPS
     from tests.crash.sequences import chosen
 
     kind, _, name = options.scenario.partition(":")
-    patch = [{**MUTANTS, **ALIKE, **SWAPS}[options.mutant].patch] if options.mutant else []
+    patch = [{**MUTANTS, **SWAPS}[options.mutant].patch] if options.mutant else []
     chance = random.Random(f"{options.seed} {options.scenario} {options.mutant}")
     scenario = ALL[name] if name in ALL else chosen(name)
     with block_bench(kind, scenario, *patch) as place:

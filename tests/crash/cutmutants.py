@@ -60,10 +60,6 @@ def _layer(path: str) -> bool:
     return bool(path) and not path.startswith(layout.OWN) and path != layout.LINKS
 
 
-def _trash(path: str) -> bool:
-    return path == layout.TRASH
-
-
 def _any(path: str) -> bool:
     return True
 
@@ -132,34 +128,15 @@ MUTANTS: Final = {
         "apply-child",
         _plans(_FORWARD, _A, _swapped(s.ReplaceDirectory, s.SyncDirectory)),
     ),
-    "remove-directories": Mutant(
-        "no directory is synced by a remove", "remove-child", _plans(_FORWARD, _R, _directory(_any))
-    ),
-}
-
-ALIKE: Final = {
     "create-committed": Mutant(
-        "a parent's mark is not synced: it is written before the first sync of the create, and that "
-        "one brings it along on all three",
-        powercut.FIRST.name,
+        "a parent's mark is not synced; in a scenario whose parent was on the disk before, or the sync "
+        "of the child's names brings along all that its new directory has",
+        "create-sync-parent",
         _plans(_FORWARD, _C, _without(s.SyncMark)),
     ),
-    "remove-trash": Mutant(
-        "the trash is not synced: the home is, and all three file systems write both names of a "
-        "rename together",
-        "remove-child",
-        _plans(_FORWARD, _R, _directory(_trash)),
-    ),
     "remove-home": Mutant(
-        "the home is not synced: the trash is, with the same reason",
+        "the directory that a layer is removed from is not synced",
         "remove-child",
         _plans(_FORWARD, _R, _directory(_home)),
     ),
-    "remove-links": Mutant(
-        "l/ is not synced: a link that comes back leads nowhere, and the next open removes it",
-        "remove-child",
-        _plans(_FORWARD, _R, _directory(_links)),
-    ),
 }
-"""What no cut can catch on these file systems, and why; two syncs where one would do are kept, because
-other file systems promise less."""
