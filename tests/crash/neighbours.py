@@ -116,3 +116,46 @@ def _found() -> dict[str, Mutant]:
 
 
 SWAPS: Final = _found()
+
+FAILS, KILL, CUT = "fails", "kill", "cut"
+CAUGHT: Final = {
+    "create:MakeDirectory(stage)>MakeDirectory(diff)": FAILS,
+    "create:Publish(stage)>SyncDirectory(home)": CUT,
+    "remove:Unmount>RemoveDirectory(merged)": FAILS,
+    "remove:MoveToTrash(layer)>RemoveSymlink(link)": KILL,
+    "apply:Unpack(layer)>ReplaceDirectory(diff)": FAILS,
+    "apply:ReplaceDirectory(diff)>SyncDirectory(layer)": CUT,
+    "put:Unmount>RemoveDirectory(merged)": FAILS,
+}
+"""What shows it: nobody dies and it fails all the same, a sweep of kills, states of a disk with btrfs."""
+
+_UNSEEN = (
+    "both are made before anything is synced and before the layer has its name, so that a cut leaves any "
+    "part of them in either order; what a kill leaves is taken away by the undo, part or whole"
+)
+_TWO_SYNCS = "nothing is written between the two, and both are done before the next change"
+ALIKE: Final = {
+    "create:SyncFileSystem>MakeDirectory(stage)": "what it syncs had been written before the create "
+    "began; that there is an empty directory in staging by then, too, is nothing to it",
+    "create:MakeDirectory(diff)>WriteFile(link)": _UNSEEN,
+    "create:WriteFile(link)>MakeDirectory(work)": _UNSEEN,
+    "create:MakeDirectory(work)>WriteFile(lower)": _UNSEEN,
+    "create:WriteFile(lower)>WriteFile(committed)": _UNSEEN,
+    "create:WriteFile(committed)>MakeSymlink(link)": _UNSEEN,
+    "create:MakeSymlink(link)>SyncFile(link)": "the one is in l/, and the other syncs a file in staging: "
+    "l/ is synced by a step of its own, which is behind both",
+    "create:SyncFile(link)>SyncFile(lower)": _TWO_SYNCS,
+    "create:SyncFile(lower)>SyncMark(parent)": _TWO_SYNCS,
+    "create:SyncMark(parent)>SyncDirectory(stage)": _TWO_SYNCS,
+    "create:SyncDirectory(stage)>SyncDirectory(l)": _TWO_SYNCS,
+    "create:SyncDirectory(l)>Publish(stage)": "the new name is on the disk for sure when the home is "
+    "synced, which is behind both; where a file system writes it earlier by itself, it writes what was "
+    "done before it, too: its transactions are in order, and the link was made before",
+    "remove:RemoveSymlink(link)>RemoveFile(manifest)": "the layer is in the trash by then, and recovery "
+    "does both from there, however often; neither is synced",
+    "remove:RemoveFile(manifest)>SyncDirectory(home)": "the manifest is in another directory than the one "
+    "that is synced, and whether it is gone is not promised: without its row it is nothing",
+    "apply:SyncDirectory(layer)>MoveAside(stage)": "the content has its place before both; what lies in "
+    "staging or in the trash is what recovery reads the digest from, in either of them",
+}
+"""Swaps that nothing shows, and why nothing can."""
