@@ -35,7 +35,14 @@ from layerstore.adoption import Adoption
 from layerstore.audit import census
 from layerstore.db import engine
 from layerstore.db import statements as sql
-from layerstore.errors import Busy, InvalidArgument, NotAStoresPlace, Refused, StoreExists
+from layerstore.errors import (
+    Busy,
+    InvalidArgument,
+    NotAStoresPlace,
+    Refused,
+    StoreDamaged,
+    StoreExists,
+)
 from layerstore.fs import durable, layout, locks, tree
 from layerstore.fs.trace import trace
 from layerstore.legacy import detecting
@@ -44,6 +51,10 @@ from layerstore.reader import revision
 
 _BESIDE: Final = "layerstore"
 """Where the index of a graph root is, beside it: what lies in it, `podman system check` calls lost."""
+
+_MARKS: Final = tuple(os.path.basename(path) for path in (layout.ADOPTED, layout.STORE_LOCK))
+"""What stays in the store's own directory as long as anything does."""
+_NOBODYS: Final = Adoption(kind="", driver="", root="", tree="")
 
 
 def adopt(
@@ -68,22 +79,23 @@ def adopt(
     found = detecting.detect(path, kind=kind, driver=driver)
     detecting.require_readable(found)
     home = home_of(found, journal)
+    _mend(home, found)
     _refuse_others(home, found)
     if take_over:
         _refuse_to_take(home, found)
     indexing.refuse_living(found)
-    began = _begin(home, found, timeout=timeout)
-    with alone(home, timeout=timeout):
+    _begin(home, found, timeout=timeout)
+    with alone(home, timeout=timeout), _nothing_half_made(home):
         before = adoption.read(home)
+        if before is None:
+            raise _released(home)
         _refuse_releasing(before)
-        again = before is not None and (home / layout.STORE_FILE).exists()
-        if again:
-            assert before is not None
-            now = attrs.evolve(
-                before, kind=found.kind, driver=found.driver, root=found.root, tree=found.home
-            )
-        else:
-            now = _new_index(home, found, made_home=began)
+        again = is_whole(home)
+        now = attrs.evolve(
+            before, kind=found.kind, driver=found.driver, root=found.root, tree=found.home
+        )
+        if not again:
+            _new_index(home, now)
         seen = adoption.look(found.home)
         done = indexing.Recording(
             home, found, again=again, run_root=run_root, progress=progress
@@ -109,6 +121,14 @@ def home_of(found: Found, journal: str | None = None) -> Path:
 
 
 # --- what forbids it ------------------------------------------------------------------------------
+
+
+def _mend(home: Path, found: Found) -> None:
+    """A mark that cannot be read is made anew: what it said is asked for now, and in the journal."""
+    try:
+        adoption.read(home)
+    except StoreDamaged:
+        adoption.write(home, _adoption(found, made_home=False))
 
 
 def _refuse_others(home: Path, found: Found) -> None:
@@ -155,6 +175,10 @@ def _refuse_others(home: Path, found: Found) -> None:
         )
 
 
+def _released(home: Path) -> Busy:
+    return Busy(f"The index at {home} was removed a moment ago.", hint="Try again.")
+
+
 def is_whole(home: Path) -> bool:
     return (home / layout.STORE_FILE).exists()
 
@@ -197,12 +221,12 @@ def alone(home: Path, *, timeout: float) -> Iterator[None]:
     lock = home / layout.STORE_LOCK
     with locks.store_to_oneself(os.fspath(lock), timeout=timeout):
         if not lock.exists():
-            raise Busy(f"{home} was released a moment ago.", hint="Try again.")
+            raise _released(home)
         yield
 
 
-def _begin(home: Path, found: Found, *, timeout: float) -> bool:
-    """The directories, and the schema of an index that is older; whether the home was made here."""
+def _begin(home: Path, found: Found, *, timeout: float) -> None:
+    """The directories, the mark, and the schema of an index that is older."""
     made = not home.is_dir()
     if made:
         home.mkdir(mode=layout.PRIVATE_MODE)
@@ -225,7 +249,6 @@ def _begin(home: Path, found: Found, *, timeout: float) -> bool:
             database.close()
         if older:
             access.upgrade(home, timeout=timeout)
-    return made
 
 
 def _adoption(found: Found, *, made_home: bool) -> Adoption:
@@ -238,20 +261,63 @@ def _adoption(found: Found, *, made_home: bool) -> Adoption:
     )
 
 
-def _new_index(home: Path, found: Found, *, made_home: bool) -> Adoption:
+def _new_index(home: Path, now: Adoption) -> None:
     """An index without a layer, in place of whatever an adopt that was killed left."""
-    known = adoption.read(home)
-    made = made_home or (known is not None and known.made_home)
     for name in sorted(os.listdir(home / layout.OWN)):
-        if name not in (os.path.basename(layout.ADOPTED), os.path.basename(layout.STORE_LOCK)):
+        if name not in _MARKS:
             remove(home / layout.OWN, name)
     trace("adopt:swept:after")
-    now = _adoption(found, made_home=made)
     adoption.write(home, now)
     about = indexing.new_description()
     making.new_database(home, about, e.StoreInitialized(about.store_id, about.max_depth))
     trace("adopt:database:after")
-    return now
+
+
+@contextlib.contextmanager
+def _nothing_half_made(home: Path) -> Iterator[None]:
+    """A first adopt that fails leaves nothing of it."""
+    first = not is_whole(home)
+    try:
+        yield
+    except BaseException:
+        if first and not is_whole(home):
+            with contextlib.suppress(OSError):
+                drop(home)
+        raise
+
+
+def drop(home: Path) -> None:
+    """Remove an index: what makes it a store first, what says whose it is not last.
+
+    The caller has it to itself. What is in the way of the home itself, which was made for it, stays.
+    """
+    own = home / layout.OWN
+    made_home = (adoption.read(home) or _NOBODYS).made_home
+    first = os.path.basename(layout.STORE_FILE)
+    for name in sorted(os.listdir(own), key=lambda name: (name != first, name)):
+        if name not in _MARKS:
+            remove(own, name)
+            trace("release:removed:after")
+    durable.sync_directory(os.fspath(own))
+    # The lock was that of this directory: whoever waited for it finds that it is gone.
+    for name in reversed(_MARKS):
+        (own / name).unlink(missing_ok=True)
+        trace("release:unlink:after")
+    remove_own(home)
+    if made_home:
+        with contextlib.suppress(OSError):
+            home.rmdir()
+
+
+def remove_own(home: Path) -> None:
+    """Remove the directory of the store's own, in which nothing is that matters any more."""
+    own = home / layout.OWN
+    for name in os.listdir(own):
+        remove(own, name)
+    with as_it_was(os.fspath(home)):
+        own.rmdir()
+        trace("release:rmdir:after")
+    durable.sync_directory(os.fspath(home))
 
 
 def remove(directory: Path, name: str) -> None:

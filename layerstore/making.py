@@ -105,7 +105,10 @@ def _refuse_what_is_there(home: Path) -> None:
 def _has_own(home: Path) -> bool:
     """Whether there is more of a store than an empty directory, which an adopt leaves that is killed."""
     own = home / layout.OWN
-    return own.is_dir() and any(not path.name.endswith(".tmp") for path in own.iterdir())
+    lock = os.path.basename(layout.STORE_LOCK)
+    return own.is_dir() and any(
+        path.name != lock and not path.name.endswith(".tmp") for path in own.iterdir()
+    )
 
 
 def _refuse_foreign(home: Path) -> None:

@@ -14,7 +14,7 @@ from layerstore import adopting, adoption, indexing
 from layerstore import events as e
 from layerstore.adoption import Adoption
 from layerstore.errors import InvalidArgument, NoStore
-from layerstore.fs import durable, layout
+from layerstore.fs import layout
 from layerstore.fs.trace import trace
 from layerstore.legacy import detecting
 
@@ -38,7 +38,10 @@ def indexed_at(path: str, *, journal: str | None = None) -> Path:
 def is_leftover(home: Path) -> bool:
     """Whether nothing but the directory is left of an index: a release was killed, or an adopt."""
     own = home / layout.OWN
-    return own.is_dir() and all(name.endswith(".tmp") for name in os.listdir(own))
+    return own.is_dir() and all(
+        name.endswith(".tmp") or name == os.path.basename(layout.STORE_LOCK)
+        for name in os.listdir(own)
+    )
 
 
 def release(
@@ -52,8 +55,10 @@ def release(
     if keep_journal is not None and os.path.lexists(keep_journal):
         raise InvalidArgument(f"{keep_journal} is there already.", hint="Choose another name.")
     if is_leftover(home):
-        _remove_own(home)
+        adopting.remove_own(home)
         return None
+    if adoption.read(home) is None:  # before a lock is made there
+        raise NoStore(f"{home} was not adopted.", hint="Nothing has to be released.")
     with adopting.alone(home, timeout=timeout):
         adopted = adoption.read(home)
         if adopted is None:
@@ -67,34 +72,5 @@ def release(
                 trace("release:kept:after")
             adoption.write(home, attrs.evolve(adopted, releasing=True))
             trace("release:mark:after")
-        _clear(home)
-        (home / layout.STORE_LOCK).unlink(missing_ok=True)
-        (home / layout.ADOPTED).unlink()
-        trace("release:unlink:after")
-    _remove_own(home)
-    if adopted.made_home:
-        with contextlib.suppress(OSError):  # somebody has put something into it
-            home.rmdir()
+        adopting.drop(home)
     return adopted
-
-
-def _remove_own(home: Path) -> None:
-    own = home / layout.OWN
-    for name in os.listdir(own):
-        adopting.remove(own, name)
-    with adopting.as_it_was(os.fspath(home)):
-        own.rmdir()
-        trace("release:rmdir:after")
-    durable.sync_directory(os.fspath(home))
-
-
-def _clear(home: Path) -> None:
-    """Remove what the store consists of: what makes it one first, what says whose it is not at all."""
-    own = home / layout.OWN
-    last = {os.path.basename(layout.ADOPTED), os.path.basename(layout.STORE_LOCK)}
-    first = os.path.basename(layout.STORE_FILE)
-    for name in sorted(os.listdir(own), key=lambda name: (name != first, name)):
-        if name not in last:
-            adopting.remove(own, name)
-            trace("release:removed:after")
-    durable.sync_directory(os.fspath(own))

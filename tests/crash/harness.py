@@ -11,6 +11,7 @@
     powercut    the power of its disk is cut in front of a call, and at the end (FILE_SYSTEM:SCENARIO)
     sequence    the same for sequences of up to three verbs (FILE_SYSTEM; --limit SEQUENCES)
     blocks      the disk is made anew as it may have been at a moment (FILE_SYSTEM:SCENARIO)
+    adoptions   SIGKILL at every call of an adopt, a release, a take-over (KIND-VERB)
     living      many processes on one home, of which some are killed (--limit SECONDS)
     traffic     so many gets and puts (--limit PAIRS), and how large the journal's files become
     together    SIGKILL at the trace points of threads whose writes share a transaction
@@ -549,7 +550,15 @@ def count(options: argparse.Namespace, result: Result) -> None:
             result.calls[name] = result.calls.get(name, 0) + 1
 
 
+def adoptions(options: argparse.Namespace, result: Result) -> None:
+    """Calls of an adopt, a release or a take-over of a tree; the scenario is KIND-VERB."""
+    from tests.crash.adoptions import sweep
+
+    sweep(options, result)
+
+
 CAMPAIGNS = {
+    "adoptions": adoptions,
     "enumerate": enumerate_points,
     "kills": kills,
     "double": double,

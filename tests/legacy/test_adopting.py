@@ -327,8 +327,7 @@ def test_a_daemon_that_starts_meanwhile_is_noticed(
     monkeypatch.setattr(living, "daemon", daemon)
     with pytest.raises(Refused, match="recorded nowhere"):
         adopting.adopt(str(built.root))
-    with pytest.raises(NoStore):
-        Reader.open(built.home)
+    assert not (built.home / layout.OWN).exists()
     assert 5 == adopting.adopt(str(built.root)).layers
 
 
@@ -472,3 +471,5 @@ def test_the_mode_cannot_be_overlooked(bare: Path) -> None:
         assert (1, True) == (done.code, "adopted.json" in done.err), words
     assert exits.NOT_AUDITED == ran("--home", str(built.home), "audit").code
     assert os.path.exists(built.home / layout.DATABASE)
+    assert adopting.adopt(str(built.root)).again
+    assert known.tree == getattr(adoption.read(built.home), "tree", None)
