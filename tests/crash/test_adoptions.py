@@ -9,7 +9,7 @@ from tests.crash.campaigns import LONG, Campaigns
 
 pytestmark = [pytest.mark.crash, pytest.mark.campaign, pytest.mark.root]
 
-LIMIT = "0" if LONG else "25"
+LIMIT = "0" if LONG else "12"
 """Points of each kind: before a call, after it, in the middle of it."""
 
 
