@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from layerstore import archives, description
+from layerstore import adoption, archives, description
 from layerstore import model as m
 from layerstore.db import engine
 from layerstore.db import statements as sql
@@ -36,7 +36,9 @@ class Chronicle:
         self, home: Path, about: description.Description, database: engine.ReadDatabase
     ) -> None:
         self.home = home
-        self._home = os.fspath(home)
+        self.tree = adoption.tree_of(home)
+        """Where the layers are: the home, but for an index of another program's tree."""
+        self._home = os.fspath(self.tree)
         self._about = about
         self._database = database
         self._pid = os.getpid()

@@ -129,6 +129,8 @@ def _check_indexed(
         damage = _damage(tree, layer)
         if damage is None and tree.links.get(layer.link, "") == "":
             yield from _restore_link(hands, layer)
+        if damage is None and layer.committed and not tree.layers[layer.id].committed:
+            yield from _mark_committed(hands, layer)
         if damage == layer.damage:
             continue
         event = e.LayerIsolated(layer.id, damage) if damage else e.LayerRestored(layer.id)
@@ -169,6 +171,20 @@ def _restore_link(hands: Hands, layer: Indexed) -> Iterator[m.Settled]:
         return e.TreeCorrectIntended(layer.id, "restore-link", layer.link)
 
     message = f"l/{layer.link} was made anew for {layer.id}"
+    yield from _attempt(hands, "corrected", layer.id, message, _operation(decision))
+
+
+def _mark_committed(hands: Hands, layer: Indexed) -> Iterator[m.Settled]:
+    """Older versions of Docker made no mark, and a power cut can have taken it."""
+
+    def decision(tx: Transaction, _: str) -> e.Intent | None:
+        tx.require_idle(layer.id)
+        found = tx.layer(layer.id)
+        if found is None or not found.committed:
+            return None
+        return e.TreeCorrectIntended(layer.id, "mark-committed", layer.link)
+
+    message = f"{layer.id} was marked as one that has children"
     yield from _attempt(hands, "corrected", layer.id, message, _operation(decision))
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from layerstore import answers, archives, place, rows
+from layerstore import adoption, answers, archives, place, rows
 from layerstore import model as m
 from layerstore.db import engine
 from layerstore.db import statements as sql
@@ -59,7 +59,7 @@ def status(
         probes=probes,
         warnings=(
             *_warnings(home, about, probes),
-            *ballast.warnings(os.fspath(home)),
+            *(() if adoption.read(home) else ballast.warnings(os.fspath(home))),
             *more_warnings,
         ),
         events=read(sql.COUNT_EVENTS)[0][0],
@@ -92,6 +92,7 @@ def _warnings(home: Path, about: Description, probes: Mapping[str, Any]) -> Iter
             f"SQLite {engine.SQLITE_VERSION} has the WAL-reset race (fixed in 3.51.3): "
             "writers take turns by a lock file"
         )
+    yield from adoption.warnings(home)
     yield from place.warnings(home, about.store_id)
     if probes.get("upper_probe") is False:
         yield "this kernel does not say whether an upper directory is in use"

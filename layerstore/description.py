@@ -17,6 +17,8 @@ from layerstore.errors import NoStore, SchemaTooNew, StoreDamaged
 from layerstore.fs import durable, layout
 
 FORMAT: Final = 1
+ADOPTED_FORMAT: Final = 2
+"""Of an index of another program's tree: who does not know what that is must not open it."""
 
 
 @attrs.frozen
@@ -46,10 +48,10 @@ def read(home: Path) -> Description:
         ) from error
     try:
         values = json.loads(content)
-        if values["format"] > FORMAT:
+        if values["format"] > ADOPTED_FORMAT:
             raise SchemaTooNew(
                 f"The store at {home} has format {values['format']}; this layerstore knows "
-                f"{FORMAT}.",
+                f"{ADOPTED_FORMAT}.",
                 hint="Use the layerstore that made it, or a newer one.",
             )
         return _checked(Description(**values))

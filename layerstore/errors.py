@@ -21,6 +21,7 @@
     │   ├── StoreExists
     │   ├── NotAStoresPlace
     │   ├── StoreCopied
+    │   ├── AdoptedTree
     │   ├── LayerExists
     │   ├── LayerDiffers
     │   ├── HasChildren
@@ -214,6 +215,21 @@ class StoreCopied(Refused):
         self.home = home
         self.original = original
         self.store_id = store_id
+
+
+class AdoptedTree(Refused):
+    """The layers are another program's, and this store is only an index of them."""
+
+    def __init__(self, tree: str, owner: str, *, releasing: bool = False) -> None:
+        if releasing:
+            said, hint = f"{tree} is being released", "'layerstore release-tree' ends that."
+        else:
+            said = f"The layers in {tree} are {owner}'s, and this store is only an index of them"
+            hint = (
+                "Questions and audits work, and 'layerstore mount --at DIR'. 'layerstore adopt "
+                "--take-over' makes it a store of its own, 'layerstore release-tree' ends it."
+            )
+        super().__init__(f"{said}: nothing is changed there.", hint=hint)
 
 
 class LayerExists(Refused):

@@ -4,7 +4,7 @@ An operation is a triple: the intent, and one of its two outcomes. The intent ho
 that is needed to finish or undo the operation, never a list of steps: those are computed from it
 by `plan`, at the first run and at recovery alike. Events outside a triple are single transactions.
 Their tags, which rows carry, stand in `codec`; classes can be renamed, tags cannot. Those of
-`home_events`, `content_events` and `repair_events` are had from here all the same.
+`home_events`, `content_events`, `repair_events` and `adoption_events` are had from here all the same.
 """
 
 from __future__ import annotations
@@ -13,6 +13,11 @@ from collections.abc import Mapping
 
 import attrs
 
+from layerstore.adoption_events import LayerFound as LayerFound
+from layerstore.adoption_events import LayerVanished as LayerVanished
+from layerstore.adoption_events import TreeAdopted as TreeAdopted
+from layerstore.adoption_events import TreeReleased as TreeReleased
+from layerstore.adoption_events import TreeTakenOver as TreeTakenOver
 from layerstore.content_events import LayerApplied as LayerApplied
 from layerstore.content_events import LayerApplyIntended as LayerApplyIntended
 from layerstore.content_events import LayerApplyUndone as LayerApplyUndone
@@ -346,6 +351,11 @@ Single = (
     | LayerForgotten
     | LayerIsolated
     | LayerRestored
+    | LayerFound
+    | LayerVanished
+    | TreeAdopted
+    | TreeReleased
+    | TreeTakenOver
     | ManifestDropped
     | IndexRefolded
     | OwnerDied

@@ -70,7 +70,7 @@ class Transaction:
         full: bool = False,
     ):
         self._connection = connection
-        self._author = author
+        self.author = self._author = author
         self._now = now
         self._full = full
         self.last_seq = 0

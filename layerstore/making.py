@@ -11,7 +11,17 @@ from pathlib import Path
 
 import attrs
 
-from layerstore import access, codec, copies, description, opening, place, recovery, restoring
+from layerstore import (
+    access,
+    adoption,
+    codec,
+    copies,
+    description,
+    opening,
+    place,
+    recovery,
+    restoring,
+)
 from layerstore import events as e
 from layerstore import model as m
 from layerstore.db import engine, paths
@@ -56,7 +66,7 @@ def initialize(home: Path, *, max_depth: int) -> None:
             max_depth=max_depth,
             high_water=0,
         )
-        _new_database(home, about, e.StoreInitialized(about.store_id, max_depth))
+        new_database(home, about, e.StoreInitialized(about.store_id, max_depth))
         ballast.restore(os.fspath(home))
         durable.sync_directory(os.fspath(home))
         durable.sync_directory(os.fspath(home.parent))
@@ -90,6 +100,15 @@ def _refuse_what_is_there(home: Path) -> None:
             hint="Take an empty directory. If a store was here, 'layerstore db rebuild' makes its "
             "database anew.",
         )
+
+
+def _has_own(home: Path) -> bool:
+    """Whether there is more of a store than an empty directory, which an adopt leaves that is killed."""
+    own = home / layout.OWN
+    lock = os.path.basename(layout.STORE_LOCK)
+    return own.is_dir() and any(
+        path.name != lock and not path.name.endswith(".tmp") for path in own.iterdir()
+    )
 
 
 def _refuse_foreign(home: Path) -> None:
@@ -167,7 +186,7 @@ def _make_own(home: Path) -> list[Path]:
     return made
 
 
-def _new_database(home: Path, about: description.Description, first: e.Event) -> None:
+def new_database(home: Path, about: description.Description, first: e.Event) -> None:
     """A database with one event, whose first open compares it with the tree.
 
     It appears whole, or not at all; what stood in its place goes to quarantine.
@@ -198,9 +217,23 @@ def _new_database(home: Path, about: description.Description, first: e.Event) ->
     durable.sync_directory(os.fspath(path.parent))
 
 
+def complete(home: Path) -> None:
+    """Make what a store needs besides its database, in the home of an index that becomes one.
+
+    Raises NotAStoresPlace, CannotCarryOverlay.
+    """
+    _make_own(home)
+    _refuse_other_mounts(home)
+    if namespaces.in_user_namespace():
+        _mark_user_xattrs(home)
+    opening.probe_home(home, insist=True)
+    ballast.restore(os.fspath(home))
+
+
 def rebuild(home: Path, *, timeout: float) -> list[m.Settled]:
     """Set the database aside and begin a new journal from the tree, which is not touched."""
-    if not (home / layout.OWN).is_dir():
+    adoption.refuse(home)
+    if not _has_own(home):
         if not (home / layout.LINKS).is_dir():
             description.read(home)  # raises NoStore
         _refuse_foreign(home)
@@ -215,7 +248,7 @@ def rebuild(home: Path, *, timeout: float) -> list[m.Settled]:
             _mark_user_xattrs(home)
         about = _description_anew(home)
         copies.refuse_copy(home, about)
-        _new_database(home, about, e.StoreRebuilt(about.store_id, "asked for"))
+        new_database(home, about, e.StoreRebuilt(about.store_id, "asked for"))
         description.write(home, about)
         (home / layout.SUSPECT).unlink(missing_ok=True)
     opened = opening.open_store(home, timeout=timeout, durability=m.Durability.FULL)
@@ -227,6 +260,7 @@ def adopt(home: Path, this_is: str, *, timeout: float) -> list[m.Settled]:
     """Tell a copy what it is: a store of its own from now on, or the store itself, which moved."""
     if this_is not in ("copy", "move"):
         raise InvalidArgument(f"This home is a 'copy' or a 'move', not {this_is!r}.")
+    adoption.refuse(home)
     about = description.read(home)
     with locks.store_to_oneself(os.fspath(home / layout.STORE_LOCK), timeout=timeout):
         restoring.finish(home)
@@ -235,7 +269,7 @@ def adopt(home: Path, this_is: str, *, timeout: float) -> list[m.Settled]:
         else:
             copies.check_move(home)
         if not copies.is_usable(home):
-            _new_database(home, about, e.StoreRebuilt(about.store_id, "the copy was not whole"))
+            new_database(home, about, e.StoreRebuilt(about.store_id, "the copy was not whole"))
         if this_is == "copy":
             names = {"store_id": os.urandom(16).hex(), "epoch": description.new_epoch()}
             copies.begin_another(home, **names)
@@ -249,6 +283,7 @@ def adopt(home: Path, this_is: str, *, timeout: float) -> list[m.Settled]:
 def restore(home: Path, source: Path, *, timeout: float) -> list[m.Settled]:
     """Put a copy of the database in place, and compare it with the tree, which is not touched."""
     description.read(home)
+    adoption.refuse(home)
     restoring.restore(home, source, timeout=timeout)
     opened = opening.open_store(home, timeout=timeout, durability=m.Durability.FULL)
     opened.close()

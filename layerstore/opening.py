@@ -17,7 +17,7 @@ from pathlib import Path
 
 import attrs
 
-from layerstore import access, burial, copies, description, place, recovery, room, rows
+from layerstore import access, adoption, burial, copies, description, place, recovery, room, rows
 from layerstore import model as m
 from layerstore.db import about as db_about
 from layerstore.db import engine
@@ -123,6 +123,7 @@ def open_store(
     options: Options = NO_OPTIONS,
 ) -> Opened:
     """Open a store for writing, and settle what dead owners left."""
+    adoption.refuse(home)
     copies.refuse_copy(home, description.read(home))  # there is a store, and it is not another's
     check_rights("The store", home)
     _check_writable(home)

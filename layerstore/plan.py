@@ -16,7 +16,7 @@ from layerstore.fs import steps as s
 
 Steps = tuple[s.Step, ...]
 
-CORRECTIONS: Final = ("restore-link", "drop-link", "sweep-staging")
+CORRECTIONS: Final = ("restore-link", "drop-link", "mark-committed", "sweep-staging")
 
 
 def forward(operation: str, intent: e.Intent) -> Steps:
@@ -286,6 +286,9 @@ def _correct(operation: str, intent: e.TreeCorrectIntended) -> Steps:
             s.RemoveSymlink(layout.short_link(intent.name), ""),
             s.SyncDirectory(layout.LINKS),
         )
+    if intent.correction == "mark-committed":
+        mark = layout.committed(intent.layer)
+        return (s.WriteFile(mark, "", layout.FILE_MODE, False), s.SyncMark(intent.layer))
     away = layout.trash(operation)
     swept = (s.MoveAside(layout.staging(intent.name), away), s.RemoveTree(away))
     return (*swept, *_end_limit(intent.project))

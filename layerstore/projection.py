@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import attrs
 
+from layerstore import adoption_rows, state
 from layerstore import events as e
-from layerstore import state
 from layerstore.db import statements as sql
 from layerstore.db.engine import Connection
 from layerstore.fs import layout
@@ -205,7 +205,9 @@ def _removed(connection: Connection, row: RowFacts, event: e.LayerRemoved) -> No
     _drop(connection, event.layer)
 
 
-def _forgotten(connection: Connection, row: RowFacts, event: e.LayerForgotten) -> None:
+def _forgotten(
+    connection: Connection, row: RowFacts, event: e.LayerForgotten | e.LayerVanished
+) -> None:
     """Its files are gone, and with them what its project id was for."""
     del row
     connection.execute(sql.DELETE_PROJECT, {"layer": event.layer})
@@ -305,6 +307,15 @@ def _adopted(connection: Connection, row: RowFacts, event: e.LayerAdopted) -> No
         connection.execute(sql.COMMIT_LAYER, {"id": event.parent})
 
 
+def _found(connection: Connection, row: RowFacts, event: e.LayerFound) -> None:
+    values = adoption_rows.columns(event)
+    if not connection.execute(sql.FOUND_LAYER, values).rowcount:
+        _insert_layer(connection, row, **values, used=1)
+    connection.execute(sql.DELETE_PROJECT, {"layer": event.layer})
+    if event.project:
+        _take_project(connection, row, event.layer, event.project, event.limit)
+
+
 def _isolated(connection: Connection, row: RowFacts, event: e.LayerIsolated) -> None:
     del row
     connection.execute(sql.DAMAGE_LAYER, {"id": event.layer, "damage": event.damage})
@@ -355,6 +366,8 @@ _PROJECT: Final[Mapping[type[Any], Callable[[Connection, RowFacts, Any], None]]]
     e.StoreRestored: _elsewhere,
     e.LayerAdopted: _adopted,
     e.LayerForgotten: _forgotten,
+    e.LayerFound: _found,
+    e.LayerVanished: _forgotten,
     e.LayerIsolated: _isolated,
     e.LayerRestored: _restored,
     e.OwnerDied: _owner_died,

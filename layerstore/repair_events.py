@@ -12,7 +12,7 @@ from layerstore.values import value
 @value
 @attrs.frozen(repr=False, eq=False)
 class TreeCorrectIntended:
-    """`correction`: `restore-link`, `drop-link` or `sweep-staging`."""
+    """`correction`: `restore-link`, `drop-link`, `mark-committed` or `sweep-staging`."""
 
     layer: str
     """The layer, or `l/<LINK>` or `staging/<name>` where no layer is concerned."""

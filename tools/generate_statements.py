@@ -268,6 +268,17 @@ STATEMENTS: dict[str, Any] = {
     "APPLIED_LAYER": update(layers)
     .where(layers.c.id == B("id"))
     .values(durable=B("durable"), diff_id=B("diff_id"), size=B("size"), inodes=B("inodes")),
+    "FOUND_LAYER": update(layers)
+    .where(layers.c.id == B("id"))
+    .values(
+        {
+            name: B(name)
+            for name in (
+                *("link", "parent", "lower", "depth", "committed", "read_write", "labels"),
+                *("storage_options", "damage", "diff_id", "size"),
+            )
+        }
+    ),
     "FORGET_INODES": update(layers).where(layers.c.inodes.is_not(None)).values(inodes=null()),
     "COUNT_LAYERS": select(
         func.count(), func.coalesce(func.sum(cast(layers.c.damage.is_not(None), Integer)), 0)

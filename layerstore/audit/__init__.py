@@ -17,8 +17,9 @@ from typing import Final
 
 import attrs
 
-from layerstore import description
+from layerstore import adoption, description
 from layerstore import model as m
+from layerstore.audit import adopted as behind
 from layerstore.audit import archives as archived
 from layerstore.audit import content as contents
 from layerstore.audit import (
@@ -91,7 +92,10 @@ def audit(
     far it is: (what, done, of how many).
     """
     path = Path(home).resolve()
-    if os.path.isdir(path / layout.OWN):
+    known = adoption.read(path)
+    if known is not None:
+        seen = _audit_adopted(path, known.tree, progress=progress)
+    elif os.path.isdir(path / layout.OWN):
         seen = examine(path, archives=archives, docker_root=docker_root, progress=progress)
     else:
         if not any_tree:
@@ -197,6 +201,31 @@ def _judge(view: View, archives: bool, docker_root: str | None = None) -> Iterat
     yield from place.check(view)
     if view.records is not None:
         yield from quotas.check(view)
+
+
+# --- a tree that was adopted ----------------------------------------------------------------------
+
+
+def _audit_adopted(home: Path, tree: str, *, progress: Progress | None) -> tuple[Report, View]:
+    """The tree as any other program's, the index by itself, and where it is behind the tree."""
+    with contextlib.ExitStack() as stack:
+        reader, source, trouble = _records_of(home, stack)
+        folded = () if reader is None else records.projection(reader, source, progress)
+
+        def judged(view: View) -> Iterator[m.Finding]:
+            bare = attrs.evolve(view, records=None)
+            yield from (*trouble, *folded, *foreign.check(bare), *_judge(bare, archives=False))
+            if view.records is not None:
+                yield from (*records.check(view), *behind.drift(view))
+
+        view = look(tree, reader, progress=progress)
+        found = list(judged(view))
+        if found:
+            time.sleep(_PAUSE)
+            view = look(tree, reader)
+            found = _confirmed(found, list(judged(view)))
+        bare = attrs.evolve(view, records=None)
+        return _report(bare, found, "overlay2"), bare
 
 
 # --- any other tree -------------------------------------------------------------------------------

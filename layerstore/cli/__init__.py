@@ -52,7 +52,8 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "recover": ("upkeep", "Settle what dead processes left open."),
         "audit": ("audit", "Compare journal, index, tree and mounts."),
         "repair": ("repair", "Mend what an audit finds."),
-        "adopt": ("adopt", "Say what is in a tree of Docker's or podman's."),
+        "adopt": ("adopt", "Make an index of a tree of Docker's or podman's."),
+        "release-tree": ("tenancy", "End the index of an adopted tree."),
         "orphans": ("adopt", "List what fills the disk and nothing lists."),
         "cleanup": ("upkeep", "Unmount everything that the store mounted."),
         "release": ("upkeep", "End the holds of a name that never returns."),
@@ -87,7 +88,7 @@ class Program(click.Group):
         if cmd_name not in _MODULES:
             return None
         module = import_module(f"layerstore.cli.{_MODULES[cmd_name]}")
-        command: click.Command = getattr(module, f"{cmd_name}_command")
+        command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -77,16 +77,34 @@ def _planned(app: App, path: str, wanted: dict[str, Any]) -> Plan:
 @click.command("adopt", cls=Command)
 @_options
 @click.option("--plan", is_flag=True, help="Say what is there. Changes nothing.")
+@click.option(
+    "--journal",
+    metavar="DIR",
+    help="Where the index goes [default: Docker's tree itself, 'layerstore' beside a graph root].",
+)
+@click.option(
+    "--take-over",
+    is_flag=True,
+    help="Docker will not be asked for the tree again: make it a store.",
+)
 @pass_app
-def adopt_command(app: App, /, path: str, plan: bool, **wanted: Any) -> None:
-    """Say what everything in a tree of Docker's or podman's is.
+def adopt_command(
+    app: App, /, path: str, plan: bool, journal: str | None, take_over: bool, **wanted: Any
+) -> None:
+    """Make an index of a tree of Docker's or podman's, in place, without touching a byte of it.
 
     PATH is a data root of Docker's (/var/lib/docker), a graph root of podman's
-    (/var/lib/containers/storage), or the layers in one. It may be in use; what the program is making
-    at that moment is then recorded nowhere.
+    (/var/lib/containers/storage), or the layers in one. Nobody may have it open, but for --plan.
+    Repeat it to bring the index up to date; 'layerstore release-tree' ends it.
+
+    With --plan: say what everything in it is. It may be in use then; what the program is making at
+    that moment is recorded nowhere.
     """
     if not plan:
-        raise click.UsageError("Taking over a tree is not built yet; --plan says what is in it.")
+        from layerstore.cli import tenancy
+
+        tenancy.adopt(app, path, journal=journal, take_over=take_over, **wanted)
+        return
     found = _planned(app, path, wanted)
     if app.out.json:
         app.out.document(**_document(found, every=True))

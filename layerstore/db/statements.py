@@ -88,6 +88,7 @@ DRAIN_LAYER: Final = 'UPDATE layers SET draining=:draining WHERE layers.id = :id
 DAMAGE_LAYER: Final = 'UPDATE layers SET damage=:damage, inodes=NULL WHERE layers.id = :id'
 APPLYING_LAYER: Final = 'UPDATE layers SET used=1, applied=1 WHERE layers.id = :id'
 APPLIED_LAYER: Final = 'UPDATE layers SET durable=:durable, diff_id=:diff_id, size=:size, inodes=:inodes WHERE layers.id = :id'
+FOUND_LAYER: Final = 'UPDATE layers SET link=:link, parent=:parent, lower=:lower, depth=:depth, read_write=:read_write, committed=:committed, labels=:labels, storage_options=:storage_options, damage=:damage, diff_id=:diff_id, size=:size WHERE layers.id = :id'
 FORGET_INODES: Final = 'UPDATE layers SET inodes=NULL WHERE layers.inodes IS NOT NULL'
 COUNT_LAYERS: Final = 'SELECT count(*) AS count_1, coalesce(sum(CAST(layers.damage IS NOT NULL AS INTEGER)), 0) AS coalesce_1 FROM layers'
 SELECT_INDEX: Final = 'SELECT layers.id, layers.link, layers.parent, layers.lower, layers.damage, layers.committed, layers.draining FROM layers ORDER BY layers.depth, layers.id'

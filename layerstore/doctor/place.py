@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from layerstore import adoption
 from layerstore.doctor.checks import Check, Gravity
 from layerstore.fs import files, layout, mountinfo, probe
 
@@ -106,6 +107,11 @@ def examine(home: Path, *, is_store: bool) -> Iterator[Check]:
         )
         return
     yield _directory(home, there, is_store=is_store)
+    known = adoption.read(there)
+    if known is not None:
+        said = f"nothing is tried out: {known.tree} is {known.owner}'s"
+        yield Check("trial", Gravity.FINE, said)
+        return
     scratch = there / layout.STAGING if is_store else there
     if not os.access(scratch, os.W_OK | os.X_OK):
         yield Check(

@@ -95,14 +95,23 @@ def verify(home: str, layer: str, link: str, lower: str) -> None:
 
 
 def verify_chain(
-    home: str, layer: str, link: str, lower: str, chain: Iterable[tuple[str, str]]
+    home: str,
+    layer: str,
+    link: str,
+    lower: str,
+    chain: Iterable[tuple[str, str]],
+    *,
+    writable: bool = True,
 ) -> None:
-    """The same, also unless its directories are there, and each link leads to its layer: `chain` pairs them."""
+    """The same, also unless its directories are there, and each link leads to its layer: `chain` pairs them.
+
+    `writable`: unless it has children, it is to be an upper, and needs its `work`.
+    """
     verify(home, layer, link, lower)
     if not _is_own_directory(f"{home}/{layout.diff(layer)}"):
         raise LayerDamaged(layer, "its diff directory is missing")
     # A layer that has children is mounted without it.
-    writable = lower and not is_there(f"{home}/{layout.committed(layer)}")
+    writable = writable and bool(lower) and not is_there(f"{home}/{layout.committed(layer)}")
     if writable and not _is_own_directory(f"{home}/{layout.work(layer)}"):
         raise LayerDamaged(layer, "its work directory is missing")
     for part, below in chain:

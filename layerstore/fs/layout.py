@@ -11,6 +11,7 @@
     │   └── merged/                       only while mounted
     └── .layerstore/
         ├── store.json                    store id, format, epoch, settings, high-water mark of seq
+        ├── adopted.json                 only where the layers are another program's: nothing writes
         ├── place.json                   which directory this was, to know a copy by
         ├── store.lock                    held shared by every owner, exclusively by rebuild and migration
         ├── journal.db (+ -wal, -shm)     0600
@@ -38,6 +39,7 @@ LINKS: Final = "l"
 OWN: Final = ".layerstore"
 STORE_FILE: Final = f"{OWN}/store.json"
 PLACE_FILE: Final = f"{OWN}/place.json"
+ADOPTED: Final = f"{OWN}/adopted.json"
 STORE_LOCK: Final = f"{OWN}/store.lock"
 DATABASE: Final = f"{OWN}/journal.db"
 READY: Final = f"{DATABASE}.restored-"

@@ -34,12 +34,13 @@ def plan_repair(
 
     Raises NoStore, SchemaTooNew, InvalidArgument for a code that there is not.
     """
-    from layerstore import description
+    from layerstore import adoption, description
     from layerstore.audit import examine
     from layerstore.fs import layout
     from layerstore.repair import planning
 
     wanted = planning.check_only(only)
+    adoption.refuse(home)
     if not (home / layout.OWN).is_dir():
         description.read(home)  # raises NoStore
     report, view = examine(home, progress=progress)

@@ -13,6 +13,7 @@
     blocks      the disk is made anew as it may have been at a moment (FILE_SYSTEM:SCENARIO)
     reboots     the power of a whole machine is cut, and it is booted again (FILE_SYSTEM; --limit CUTS)
     dying       a disk fails from its n-th write on, and is replaced (FILE_SYSTEM:SCENARIO; --limit DEATHS)
+    adoptions   SIGKILL at every call of an adopt, a release, a take-over (KIND-VERB)
     living      many processes on one home, of which some are killed (--limit SECONDS)
     traffic     so many gets and puts (--limit PAIRS), and how large the journal's files become
     together    SIGKILL at the trace points of threads whose writes share a transaction
@@ -566,7 +567,15 @@ def count(options: argparse.Namespace, result: Result) -> None:
             result.calls[name] = result.calls.get(name, 0) + 1
 
 
+def adoptions(options: argparse.Namespace, result: Result) -> None:
+    """Calls of an adopt, a release or a take-over of a tree; the scenario is KIND-VERB."""
+    from tests.crash.adoptions import sweep
+
+    sweep(options, result)
+
+
 CAMPAIGNS = {
+    "adoptions": adoptions,
     "enumerate": enumerate_points,
     "kills": kills,
     "double": double,

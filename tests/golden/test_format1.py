@@ -29,6 +29,8 @@ NEW_SINCE = {
     "layer.apply.intended.v1",
     "layer.apply.undone.v1",
     "layer.forgotten.v1",
+    "layer.found.v1",
+    "layer.vanished.v1",
     "manifest.dropped.v1",
     "manifest.record.intended.v1",
     "manifest.record.undone.v1",
@@ -40,6 +42,9 @@ NEW_SINCE = {
     "store.copied.v1",
     "store.moved.v1",
     "store.restored.v1",
+    "tree.adopted.v1",
+    "tree.released.v1",
+    "tree.taken.v1",
 }
 """Tags that later formats added."""
 

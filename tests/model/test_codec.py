@@ -12,13 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from layerstore import codec, content_events, home_events, repair_events
+from layerstore import adoption_events, codec, content_events, home_events, repair_events
 from layerstore import events as e
 from layerstore.codec import TAGS
 from layerstore.errors import JournalDamaged
 from tests.model.instances import events, instances
 
-MODULES = {module.__name__ for module in (e, home_events, content_events, repair_events)}
+MODULES = {
+    module.__name__ for module in (e, home_events, content_events, repair_events, adoption_events)
+}
 CLASSES = sorted(
     (cls for cls in vars(e).values() if isinstance(cls, type) and cls.__module__ in MODULES),
     key=lambda cls: cls.__name__,

@@ -122,6 +122,9 @@ def test_every_event_changes_a_table_or_says_that_it_does_not() -> None:
         e.StoreRestored,
         e.JournalCompacted,
         e.IndexRefolded,
+        e.TreeAdopted,
+        e.TreeReleased,
+        e.TreeTakenOver,
     }
     silent = set(TAGS.values()) - set(projection._PROJECT) - set(state.OUTCOMES) - telling
     assert set() == silent - set(state.VERB_OF_INTENT)
