@@ -2,14 +2,16 @@
 
 httptools, the parser of Node.js, reads the requests. Whatever a client sends or does not send, a
 connection takes bounded memory and ends: a head has a size and a time, a small body too, and a stream
-has to move.
+has to move. Where the thread that is to answer hangs, another one can give up for it.
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
+import os
 import socket
+import threading
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
@@ -69,7 +71,7 @@ class Gone(ConnectionError):
 
 
 class Connection:
-    """One client, from its first byte to its last. Used by one thread."""
+    """One client, from its first byte to its last. Used by one thread, but for `give_up`."""
 
     def __init__(self, sock: socket.socket, patience: Patience) -> None:
         import httptools
@@ -80,11 +82,15 @@ class Connection:
         self._buffer = bytearray(_CHUNK)
         self._pieces: collections.deque[bytes] = collections.deque()
         self._deadline = 0.0
+        self._claim = threading.Lock()
         self._reset()
         self.closing = False
         """No further request is read."""
 
     def _reset(self) -> None:
+        self.moved = time.monotonic()
+        """When something was read or sent last."""
+        self._is_answered = self._is_streaming = False
         self._method = self._target = b""
         self._began = self._has_head = self._is_whole = False
         self._expects = False
@@ -198,6 +204,7 @@ class Connection:
             if not count:
                 return False
             self._size += count
+            self.moved = time.monotonic()
             with view[:count] as read:
                 try:
                     self._parser.feed_data(read)
@@ -220,15 +227,45 @@ class Connection:
 
     # --- answering --------------------------------------------------------------------------------
 
-    def answer(self, status: int, content: bytes, content_type: str) -> None:
-        """Send a whole answer. What is left of the request's body ends the connection."""
+    def answer(self, status: int, content: bytes, content_type: str) -> bool:
+        """Send a whole answer; False: `give_up` was before. What is left of the request's body ends
+        the connection.
+        """
+        if not self._claimed():
+            return False
         self.closing |= not self._is_whole
         self._socket.settimeout(self._patience.stall)
         head = self._head(status, content_type, f"Content-Length: {len(content)}")
         self._socket.sendall(head + content)
+        return True
+
+    def _claimed(self, *, streaming: bool = False) -> bool:
+        with self._claim:
+            is_first, self._is_answered = not self._is_answered, True
+            self._is_streaming = streaming and is_first
+        return is_first
+
+    def give_up(self, status: int, content: bytes, content_type: str) -> bool:
+        """Answer instead of the thread whose connection this is, from another one, and end it.
+
+        Waits for nobody. A stream only ends, without its last piece. False: there is an answer.
+        """
+        with self._claim:
+            if self._is_answered and not self._is_streaming:
+                return False
+            is_first, self._is_answered = not self._is_answered, True
+            self.closing = True
+            with contextlib.suppress(OSError):
+                if is_first:  # nothing was sent before, so that there is room
+                    head = self._head(status, content_type, f"Content-Length: {len(content)}")
+                    os.write(self._socket.fileno(), head + content)
+                self._socket.shutdown(socket.SHUT_RDWR)
+        return True
 
     def stream(self, pieces: Iterable[bytes], content_type: str) -> None:
         """Send an answer in chunks. An error on the way ends the connection without the last one."""
+        if not self._claimed(streaming=True):
+            raise Gone("it was given up")
         self.closing |= not self._is_whole
         self._socket.settimeout(self._patience.stall)
         try:
@@ -236,6 +273,7 @@ class Connection:
             for piece in pieces:
                 if piece:
                     self._socket.sendall(b"%x\r\n%b\r\n" % (len(piece), piece))
+                    self.moved = time.monotonic()
             self._socket.sendall(b"0\r\n\r\n")
         except BaseException:
             self.closing = True
@@ -257,7 +295,8 @@ class Connection:
             if not self._is_whole and self._has_head:
                 self._drain()
         finally:
-            self._socket.close()
+            with self._claim:  # whoever gives up must not meet another file with this number
+                self._socket.close()
 
     def _drain(self) -> None:
         deadline = time.monotonic() + self._patience.drain
