@@ -20,7 +20,14 @@ from typing import Any, Final
 import attrs
 
 from layerstore.docker import http, protocol
-from layerstore.docker.service import METHODS, SILENT, STREAMS, WITHOUT_BODY, Service
+from layerstore.docker.service import (
+    METHODS,
+    SILENT,
+    STREAMS,
+    WITHOUT_BODY,
+    WITHOUT_EFFECT,
+    Service,
+)
 from layerstore.docker.sockets import Listener
 from layerstore.docker.watch import ANSWER_WITHIN, Request, Watch
 from layerstore.errors import Busy, LayerstoreError, OwnerLost, WritesRefused
@@ -204,9 +211,9 @@ class Server:
     def _end(self, client: _Client) -> None:
         with self._changed:
             client.busy = False
-            if self._ending:
+            if self._ending:  # else nobody waits for it
                 _shut(client.sock, socket.SHUT_RD)
-            self._changed.notify_all()
+                self._changed.notify_all()
 
     def _forget(self, client: _Client) -> None:
         with self._changed:
@@ -226,14 +233,16 @@ class Server:
             raise http.BadRequest(405, "Requests are sent with POST.")
         connection.closing |= client.once
         is_stream = method in STREAMS
-        with self._watch.over(method, connection, client.service, is_stream=is_stream) as request:
+        request = self._watch.begin(method, connection, client.service, is_stream=is_stream)
+        try:
             self._answer_watched(client, connection, request, target)
+        finally:
+            self._watch.end(request)
 
     def _answer_watched(
         self, client: _Client, connection: http.Connection, request: Request, target: str
     ) -> None:
         method, outcome = request.method, "ok"
-        records = contextlib.ExitStack()
         try:
             if method == "ApplyDiff":
                 answer = client.service.apply_diff(protocol.query(target), connection)
@@ -241,7 +250,7 @@ class Server:
                 self._say(connection, 200, answer)
                 trace.trace("docker:ApplyDiff:answered")
             else:
-                self._answer_small(client, connection, request, records)
+                self._answer_small(client, connection, request)
         except (http.BadRequest, http.Gone):
             outcome = "gone"
             raise
@@ -249,7 +258,8 @@ class Server:
             outcome = type(error).__name__
             self._fail(connection, error, 500 if method == "Diff" else 200)
         finally:
-            records.close()
+            if request.note is not None:
+                client.service.pending.settle(request.note)
             spent = time.monotonic() - request.began
             if not request.is_overdue:
                 self._observe(method, outcome, spent)
@@ -267,12 +277,11 @@ class Server:
         client: _Client,
         connection: http.Connection,
         request: Request,
-        records: contextlib.ExitStack,
     ) -> None:
-        """A request that is no stream is on record until it is answered and `records` are closed."""
+        """A request that is no stream is on record until it is answered, where it can be lost."""
         service, method = client.service, request.method
         body = connection.body()
-        if connection.is_abandoned():
+        if method not in WITHOUT_EFFECT and connection.is_abandoned():
             # A daemon that is dead by now asked while no server ran: systemd's socket kept it. What
             # would be done for it nobody would know of, and so nobody would undo.
             raise http.Gone
@@ -285,8 +294,10 @@ class Server:
                 return
             lost = service.lost(method)
             body = lost.body
-        note = records.enter_context(service.pending.noted(method, body, lost))
-        request.note = note
+        if method in WITHOUT_BODY:  # repeated it is the same one
+            self._say(connection, 200, service.answer_anew(method))
+            return
+        note = request.note = service.pending.note(method, body, lost)
         trace.trace(f"docker:{method}:noted")
         if method == "Diff":
             self._send_diff(client, connection, protocol.fields(body))

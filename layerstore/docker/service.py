@@ -59,6 +59,10 @@ class Service(Homes):
             self.pending.did(note)
             return answer
 
+    def answer_anew(self, method: str) -> dict[str, Any]:
+        """The answer to a request that has no content, and can be asked as often as one likes."""
+        return _METHODS[method](self, {})
+
     def lost(self, method: str) -> Lost:
         """What a request was that came without a body: the one that a dead server did not answer.
 
@@ -319,6 +323,7 @@ _METHODS: Final[Mapping[str, _Method]] = {
 STREAMS: Final = frozenset({"Diff", "ApplyDiff"})
 METHODS: Final = frozenset(_METHODS) | frozenset(counted.ADDS) | STREAMS
 
-WITHOUT_BODY: Final = frozenset({"Activate", "Capabilities", "Status", "Cleanup"})
+WITHOUT_EFFECT: Final = frozenset({"Activate", "Capabilities", "Status"})
+WITHOUT_BODY: Final = WITHOUT_EFFECT | {"Cleanup"}
 SILENT: Final = frozenset({"Create", "CreateReadWrite", "Remove", "Put"})
 """Their answers are empty, whoever asked."""

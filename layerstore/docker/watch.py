@@ -66,20 +66,29 @@ class Watch:
         self.every = min(within / 4, 5.0)
         """Seconds between two looks."""
 
+    def begin(self, method: str, connection: Any, service: Any, *, is_stream: bool) -> Request:
+        """A request whose head is there."""
+        request = Request(method, connection, service, is_stream, time.monotonic())
+        with self._lock:
+            self._requests.add(request)
+        return request
+
+    def end(self, request: Request) -> None:
+        """Its answer was sent, or cannot be."""
+        with self._lock:
+            self._requests.discard(request)
+            self._ended += not request.is_overdue
+
     @contextlib.contextmanager
     def over(
         self, method: str, connection: Any, service: Any, *, is_stream: bool
     ) -> Iterator[Request]:
-        """A request, from its head to the end of its answer."""
-        request = Request(method, connection, service, is_stream, time.monotonic())
-        with self._lock:
-            self._requests.add(request)
+        """Both, around a block."""
+        request = self.begin(method, connection, service, is_stream=is_stream)
         try:
             yield request
         finally:
-            with self._lock:
-                self._requests.discard(request)
-                self._ended += not request.is_overdue
+            self.end(request)
 
     def look(self, *, give_up: Callable[[Request], None], keep: Callable[[Request], None]) -> None:
         """Give up what takes too long; of everything else that has a record, keep it."""
