@@ -49,6 +49,14 @@ def serve_command() -> None:
     help="Tell Prometheus at /metrics, and /healthz, there: 127.0.0.1:9150, or the path of a socket.",
 )
 @click.option(
+    "--audit-every",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    default=86_400.0,
+    help="With --metrics, audit the store so often, in a process of the least priority, and tell what it "
+    "found; 0: never.  [default: a day]",
+)
+@click.option(
     "--timeout",
     metavar="SECONDS",
     help="Answer each request within this time, with an error if its work hangs; archives may take as "
@@ -68,6 +76,7 @@ def docker(
     paths: tuple[str, ...],
     roots: tuple[str, ...],
     metrics: str | None,
+    audit_every: float,
     timeout: str | None,
     log_format: str,
 ) -> None:
@@ -77,16 +86,7 @@ def docker(
     Whose restart it was, the server's or the daemon's, no layer and no mount is lost by it. SIGTERM
     ends the server when what is being answered is answered; containers keep their mounts.
     """
-    try:
-        import httptools  # noqa: F401
-
-        if metrics is not None:
-            import prometheus_client  # noqa: F401
-    except ImportError as error:
-        raise LayerstoreError(
-            f"The server needs {error.name}, which is not installed.",
-            hint="pip install 'layerstore[docker]'",
-        ) from error
+    _require(metrics=metrics is not None)
     from layerstore.docker import logs, serving
 
     app.prepare_to_write()
@@ -119,9 +119,10 @@ def docker(
             tuple(str(Path(path).absolute()) for path in paths),
             default=SOCKET,
             allowed=allowed,
-            environment=os.environ,
+            environment={**os.environ, "LAYERSTORE_DOCKER_ROOTS": ",".join(allowed.roots)},
             say=say,
             metrics=metrics,
+            audit_every=audit_every,
         )
     except signals.EndedBySignal:
         return  # that is how it ends
@@ -131,3 +132,16 @@ def docker(
         told = f"{error} {getattr(error, 'hint', '')}".rstrip()
         logs.say("failed error=%r", told, level=logging.CRITICAL)
         ctx.exit(error.exit_code if isinstance(error, LayerstoreError) else exits.FAILED)
+
+
+def _require(*, metrics: bool) -> None:
+    try:
+        import httptools  # noqa: F401
+
+        if metrics:
+            import prometheus_client  # noqa: F401
+    except ImportError as error:
+        raise LayerstoreError(
+            f"The server needs {error.name}, which is not installed.",
+            hint="pip install 'layerstore[docker]'",
+        ) from error

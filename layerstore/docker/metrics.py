@@ -11,6 +11,7 @@ import ipaddress
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
@@ -23,6 +24,7 @@ from layerstore.docker import http, sockets
 from layerstore.errors import InvalidArgument, LayerstoreError
 
 if TYPE_CHECKING:
+    from layerstore.docker.audits import Audits
     from layerstore.docker.service import Service
     from layerstore.docker.watch import Watch
 
@@ -85,6 +87,10 @@ class Metrics:
             registry=self._registry,
         ).set_function(watch.overdue)
 
+    def tell_audits(self, audits: Audits) -> None:
+        """Tell what the last audit of each home found, and how old that is."""
+        self._registry.register(_Audited(audits))
+
     def text(self) -> bytes:
         return generate_latest(self._registry)
 
@@ -125,6 +131,39 @@ class _Stores(Collector):
         about = InfoMetricFamily("layerstore_build", "What runs.")
         about.add_metric([], {"version": version("layerstore")})
         yield from (*gauges.values(), last, recovered, about)
+
+
+class _Audited(Collector):
+    """What the last audits found."""
+
+    def __init__(self, audits: Audits) -> None:
+        self._audits = audits
+
+    def collect(self) -> Iterator[Any]:
+        findings = GaugeMetricFamily(
+            "layerstore_audit_findings",
+            "Findings of the last audit.",
+            labels=["home", "severity"],
+        )
+        gauges = [
+            GaugeMetricFamily(f"layerstore_audit_{name}", text, labels=["home"])
+            for name, text in (
+                ("timestamp_seconds", "When the last audit ended."),
+                ("age_seconds", "How long ago that is: so old the findings are."),
+                ("duration_seconds", "How long it took."),
+            )
+        ]
+        ended = CounterMetricFamily("layerstore_audits", "Audits by result.", labels=["result"])
+        for result in self._audits.results.values():
+            if result is not None:
+                for severity, count in result.findings.items():
+                    findings.add_metric([result.home, severity], count)
+                values = (result.at, max(time.time() - result.at, 0.0), result.seconds)
+                for gauge, value in zip(gauges, values, strict=True):
+                    gauge.add_metric([result.home], value)
+        for name in ("clean", "found", "failed"):
+            ended.add_metric([name], self._audits.outcomes[name])
+        yield from (findings, *gauges, ended)
 
 
 def listen(address: str) -> socket.socket:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from layerstore.docker import http, sockets
+from layerstore.docker.audits import Audits
 from layerstore.docker.homes import Allowed
 from layerstore.docker.server import Server, allowed_users, raise_limits
 from layerstore.docker.service import Service
@@ -32,12 +33,13 @@ def serve(
     say: Callable[[str, str | None], None],
     patience: http.Patience | None = None,
     metrics: str | None = None,
+    audit_every: float = 0.0,
 ) -> None:
     """Serve until an exception ends it: SIGTERM raises one in the main thread.
 
     Listens at `paths`, or at what systemd passed, or at `default`. Ready is said when what a server
     before it left open is settled, to `say` for each socket with its home. `metrics`: an address for
-    Prometheus and for /healthz.
+    Prometheus and for /healthz; `audit_every`: seconds between two audits for it, 0 for none.
     """
     passed = sockets.passed(environment)
     address = environment.get("NOTIFY_SOCKET")
@@ -45,6 +47,7 @@ def serve(
     log.info("limits descriptors=%d descriptors_before=%d", limit, before)
     listeners = {found.path: found for found in passed}
     server: Server | None = None
+    audited: Audits | None = None
     ends: list[Callable[[], None]] = []
     try:
         watched = _listen_for_metrics(metrics)
@@ -56,7 +59,12 @@ def serve(
         served = {path: (listeners[path], services[path]) for path in listeners}
         patience = patience or http.Patience()
         watch = Watch(allowed.answer_within, streams_within=patience.stall)
-        observe = _observed(watched, services, watch, ends)
+        if watched is not None and audit_every:
+            audited = Audits(services, dict(environment), audit_every)
+            ends.append(audited.end)
+        observe = _observed(watched, services, watch, audited, ends)
+        if audited is not None:
+            audited.start()
         server = Server(served, patience=patience, users=allowed_users(), watch=watch, **observe)
         sockets.notify(address, f"READY=1\nSTATUS={_status(services)}")
         for path, service in services.items():
@@ -87,6 +95,7 @@ def _observed(
     listener: socket.socket | None,
     services: Mapping[str, Service],
     watch: Watch,
+    audited: Audits | None,
     ends: list[Callable[[], None]],
 ) -> dict[str, Callable[[str, str, float], None]]:
     """Tell metrics there, if anywhere; what the server is given for them."""
@@ -96,6 +105,8 @@ def _observed(
 
     found = metrics.Metrics(services)
     found.watch(watch)
+    if audited is not None:
+        found.tell_audits(audited)
     ends.append(metrics.serve(listener, found))
     return {"observe": found.observe}
 
