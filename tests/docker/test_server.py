@@ -530,9 +530,7 @@ def test_nobody_waits_for_the_archive_of_another(served: Served) -> None:
             ask.ok(verb, ID=layer)
         ask.close()
 
-    large = threading.Thread(
-        target=lambda: answers.append(Client(served.socket).apply("large", "", slowly()))
-    )
+    large = threading.Thread(target=lambda: answers.append(ask.apply("large", "", slowly())))
     large.start()
     try:
         assert sent.wait(60)
