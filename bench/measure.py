@@ -54,6 +54,8 @@ class Row:
     """`--check-floors` compares its system calls."""
     unit: str = "s"
     """Of what the clock shows: seconds, or `MB` where the work says how much memory it took."""
+    most_rounds: int = 1_000
+    """Of what takes long."""
 
 
 @attrs.frozen

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import archives
 import audits
 import cases
+import dockers
 import growth
 from cases import Lazy
 from measure import Row
@@ -61,4 +62,5 @@ class Rows:
             yield from audits.rows(lazy, largest)
         yield from growth.rows(lazy, largest, self.twins["10"])
         yield from archives.rows(self._place)
+        yield from dockers.rows(self._place)
         yield from cases.process_rows(self.twins["10"])

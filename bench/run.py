@@ -7,6 +7,7 @@ of 100,000 layers. Where the peers' programs are installed they are measured bes
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fnmatch
 import os
 import signal
@@ -19,6 +20,7 @@ sys.path.insert(1, str(Path(__file__).resolve().parent.parent))
 
 import archive_peers
 import check
+import dockers
 import peers
 import table
 from measure import Beside, NotAlike, NotMeasured, Row, measure
@@ -52,7 +54,7 @@ def main() -> int:
             return 0
         if options.check_floors:
             return _check(chosen)
-        with rows.kept():
+        with rows.kept(), contextlib.closing(dockers.Everything()):
             return _measure(chosen, beside, options, where.file_system)
 
 
@@ -99,7 +101,10 @@ def _measure(
         print(f"\n{table.head(width)}")
     for row in rows:
         try:
-            results.append(measure(row, rounds=rounds, quick=options.quick))
+            most = min(rounds, row.most_rounds)
+            results.append(measure(row, rounds=most, quick=options.quick))
+        except dockers.NoDocker as error:
+            print(f"{row.name:<{width}}  not measured: {error}", flush=True)
         except (NotAlike, LayerstoreError, OSError, subprocess.SubprocessError) as error:
             failed += 1
             print(f"{row.name}: {type(error).__name__}: {error}", file=sys.stderr)

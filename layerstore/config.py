@@ -31,6 +31,7 @@ ROOTLESS_UID: Final = f"{PREFIX}ROOTLESS_UID"
 DEFAULT_HOLDER: Final = "cli"
 DEFAULT_TIMEOUT: Final = 30.0
 DEFAULT_DOCKER_ROOT: Final = "/var/lib/docker"
+DEFAULT_DOCKER_TIMEOUT: Final = 300.0
 DEFAULT_COMPACT_ABOVE: Final = 100_000
 DEFAULT_MAX_SIZE: Final = 1 << 40
 DEFAULT_MAX_ENTRIES: Final = 10_000_000
@@ -56,6 +57,12 @@ def _timeout(value: object) -> float:
     seconds = float(value)
     if not 0 <= seconds < float("inf"):
         raise ValueError("it must be a number of seconds, 0 or more")
+    return seconds
+
+
+def _bounded(value: object) -> float:
+    if not (seconds := _timeout(value)):
+        raise ValueError("it must be a number of seconds, more than 0")
     return seconds
 
 
@@ -128,6 +135,7 @@ _CHECKS: Final[Mapping[str, Callable[[object], Any]]] = {
     "uid_map": _map("uid"),
     "gid_map": _map("gid"),
     "docker_roots": _roots,
+    "docker_timeout": _bounded,
 }
 
 
@@ -163,6 +171,8 @@ class Settings:
     gid_map: tuple[options.IdMap, ...] = ()
     docker_roots: tuple[str, ...] = (DEFAULT_DOCKER_ROOT,)
     """Directories below which dockerd may say that its home is."""
+    docker_timeout: float = DEFAULT_DOCKER_TIMEOUT
+    """Seconds in which a request of dockerd is answered, with an error if need be."""
     origins: Mapping[str, str] = attrs.field(factory=dict, converter=_frozen, hash=False)
 
 

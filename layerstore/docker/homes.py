@@ -20,6 +20,7 @@ import attrs
 
 from layerstore.docker import counted, protocol
 from layerstore.docker.pending import Lost, Pending
+from layerstore.docker.watch import ANSWER_WITHIN, Pulse
 from layerstore.errors import Busy, InvalidArgument, LayerstoreError, Refused
 from layerstore.fs import durable
 from layerstore.store import Store
@@ -45,6 +46,8 @@ class Allowed:
     compact_above: int = 100_000
     keep_archives: int | None = None
     options: tuple[str, ...] = ()
+    answer_within: float = ANSWER_WITHIN
+    """Seconds for a verb; a stream may take as long as bytes flow."""
 
 
 @attrs.define
@@ -77,6 +80,8 @@ class Homes:
         self._why_not = ""
         self.recovered: Counter[str] = Counter()
         """What opening stores settled here, by what was done."""
+        self.pulse = Pulse(self.status)
+        """For whoever asks how it is and must not hang."""
 
     # --- one home at a time -------------------------------------------------------------------
 
@@ -89,13 +94,13 @@ class Homes:
         except FileNotFoundError:
             return
         except (OSError, ValueError, KeyError, TypeError, InvalidArgument) as error:
-            log.warning("memory=%r error=%r", self._memory, str(error))
+            log.warning("not-resumed file=%r error=%r", self._memory, str(error))
             return
         try:
             self._open = self._opened(init, make=False)
         except (LayerstoreError, OSError) as error:
             self._why_not = f" {init.home} could not be opened again: {error}"
-            log.error("home=%r error=%r", init.home, str(error))
+            log.error("not-resumed home=%r error=%r", init.home, str(error))
             return
         store = self._open.store
         self._open.given = counted.settle(self.pending, lambda layer: store.held(layer, HOLDER))
@@ -180,7 +185,7 @@ class Homes:
         try:
             self.recovered.update(settled.what for settled in store.settled)
             for settled in store.settled:
-                log.info("home=%r settled=%s message=%r", home, settled.what, settled.message)
+                log.info("settled home=%r what=%s message=%r", home, settled.what, settled.message)
             return Opened(init, home, store, store.act_for(HOLDER))
         except BaseException:
             store.close()
@@ -223,7 +228,7 @@ class Homes:
             opened.given.clear()
             self.pending.forget()
             kept = opened.store.start_anew(HOLDER)
-        log.info("home=%r layers_held=%d", home, len(kept))
+        log.info("init home=%r layers_held=%d", home, len(kept))
         return {}
 
     def _remember(self, init: protocol.Init) -> None:

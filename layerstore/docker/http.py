@@ -2,7 +2,7 @@
 
 httptools, the parser of Node.js, reads the requests. Whatever a client sends or does not send, a
 connection takes bounded memory and ends: a head has a size and a time, a small body too, and a stream
-has to move.
+has to move. Where the thread that is to answer hangs, another one can give up for it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import socket
+import threading
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
@@ -69,22 +70,34 @@ class Gone(ConnectionError):
 
 
 class Connection:
-    """One client, from its first byte to its last. Used by one thread."""
+    """One client, from its first byte to its last. Used by one thread, but for `give_up`."""
 
     def __init__(self, sock: socket.socket, patience: Patience) -> None:
+        import select
+
         import httptools
 
         self._socket = sock
+        sock.setblocking(True)  # the kernel keeps the time, without a call for each wait
+        self._waits: dict[int, float] = {}
+        self._hang_up = select.poll()
+        self._hang_up.register(sock, 0)  # POLLHUP is told unasked
         self._patience = patience
         self._parser: httptools.HttpRequestParser = httptools.HttpRequestParser(self)
+        self._upgrade, self._garbage = httptools.HttpParserUpgrade, httptools.HttpParserError
         self._buffer = bytearray(_CHUNK)
+        self._view = memoryview(self._buffer)
         self._pieces: collections.deque[bytes] = collections.deque()
         self._deadline = 0.0
+        self._claim = threading.Lock()
         self._reset()
         self.closing = False
         """No further request is read."""
 
     def _reset(self) -> None:
+        self.moved = time.monotonic()
+        """When something was read or sent last."""
+        self._is_answered = self._is_streaming = False
         self._method = self._target = b""
         self._began = self._has_head = self._is_whole = False
         self._expects = False
@@ -103,7 +116,7 @@ class Connection:
             self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if name.lower() == b"expect" and value.lower() == b"100-continue":
+        if len(name) == 6 and name.lower() == b"expect" and value.lower() == b"100-continue":
             self._expects = True
 
     def on_headers_complete(self) -> None:
@@ -126,7 +139,7 @@ class Connection:
         if self.closing:
             return None
         self._reset()
-        self._socket.settimeout(self._patience.idle)
+        self._wait(self._patience.idle)
         try:
             if not self._feed(_HEAD):
                 return None
@@ -140,7 +153,7 @@ class Connection:
             if not self._feed(_HEAD):
                 return None
         if self._expects and not self._is_whole:
-            self._socket.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._send(b"HTTP/1.1 100 Continue\r\n\r\n")
         try:
             return self._method.decode("ascii"), self._target.decode("ascii")
         except UnicodeDecodeError as error:
@@ -159,7 +172,7 @@ class Connection:
         return whole
 
     def _check_size(self) -> None:
-        if sum(map(len, self._pieces)) > LARGEST_BODY:
+        if self._size > LARGEST_BODY and sum(map(len, self._pieces)) > LARGEST_BODY:
             raise BadRequest(413, "The body is too large.")
 
     def read(self, size: int, /) -> bytes:
@@ -170,7 +183,7 @@ class Connection:
         while not self._pieces:
             if self._is_whole:
                 return b""
-            self._socket.settimeout(self._patience.stall)
+            self._wait(self._patience.stall)
             try:
                 if not self._feed(_CHUNK):
                     raise Gone("the client broke the stream off")
@@ -187,24 +200,37 @@ class Connection:
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise BadRequest(408, "The request took too long.")
-        self._socket.settimeout(left)
+        self._wait(left)
+
+    def _wait(self, seconds: float, option: int = socket.SO_RCVTIMEO) -> None:
+        """How long a call may wait from now on: TimeoutError afterwards."""
+        if self._waits.get(option) != seconds:
+            self._socket.setsockopt(socket.SOL_SOCKET, option, _timeval(seconds))
+            self._waits[option] = seconds
+
+    def _send(self, content: bytes) -> None:
+        self._wait(self._patience.stall, socket.SO_SNDTIMEO)
+        try:
+            self._socket.sendall(content)
+        except BlockingIOError as error:
+            raise TimeoutError("the client does not read") from error
 
     def _feed(self, size: int) -> bool:
         """Give the parser what came; False at the end of the connection."""
-        import httptools
-
-        with memoryview(self._buffer) as view:
-            count = self._socket.recv_into(view, size)
-            if not count:
-                return False
-            self._size += count
-            with view[:count] as read:
-                try:
-                    self._parser.feed_data(read)
-                except httptools.HttpParserUpgrade as error:
-                    raise BadRequest(400, "There is nothing to upgrade to.") from error
-                except httptools.HttpParserError as error:
-                    raise BadRequest(400, f"This is not HTTP: {error}") from error
+        try:
+            count = self._socket.recv_into(self._view, size)
+        except BlockingIOError as error:
+            raise TimeoutError("nothing came") from error
+        if not count:
+            return False
+        self._size += count
+        self.moved = time.monotonic()
+        try:
+            self._parser.feed_data(self._view[:count])
+        except self._upgrade as error:
+            raise BadRequest(400, "There is nothing to upgrade to.") from error
+        except self._garbage as error:
+            raise BadRequest(400, f"This is not HTTP: {error}") from error
         return True
 
     def is_abandoned(self) -> bool:
@@ -212,31 +238,56 @@ class Connection:
 
         One that only has no more to send still reads.
         """
-        import select
-
-        poll = select.poll()
-        poll.register(self._socket, 0)  # POLLHUP is told unasked
-        return any(told & select.POLLHUP for _, told in poll.poll(0))
+        return bool(self._hang_up.poll(0))
 
     # --- answering --------------------------------------------------------------------------------
 
-    def answer(self, status: int, content: bytes, content_type: str) -> None:
-        """Send a whole answer. What is left of the request's body ends the connection."""
+    def answer(self, status: int, content: bytes, content_type: str) -> bool:
+        """Send a whole answer; False: `give_up` was before. What is left of the request's body ends
+        the connection.
+        """
+        if not self._claimed():
+            return False
         self.closing |= not self._is_whole
-        self._socket.settimeout(self._patience.stall)
         head = self._head(status, content_type, f"Content-Length: {len(content)}")
-        self._socket.sendall(head + content)
+        self._send(head + content)
+        return True
+
+    def _claimed(self, *, streaming: bool = False) -> bool:
+        with self._claim:
+            is_first, self._is_answered = not self._is_answered, True
+            self._is_streaming = streaming and is_first
+        return is_first
+
+    def give_up(self, status: int, content: bytes, content_type: str) -> bool:
+        """Answer instead of the thread whose connection this is, from another one, and end it.
+
+        Waits for nobody. A stream only ends, without its last piece. False: there is an answer.
+        """
+        with self._claim:
+            if self._is_answered and not self._is_streaming:
+                return False
+            is_first, self._is_answered = not self._is_answered, True
+            self.closing = True
+            with contextlib.suppress(OSError):
+                if is_first:  # nothing was sent before, so that there is room
+                    head = self._head(status, content_type, f"Content-Length: {len(content)}")
+                    self._socket.send(head + content, socket.MSG_DONTWAIT)
+                self._socket.shutdown(socket.SHUT_RDWR)
+        return True
 
     def stream(self, pieces: Iterable[bytes], content_type: str) -> None:
         """Send an answer in chunks. An error on the way ends the connection without the last one."""
+        if not self._claimed(streaming=True):
+            raise Gone("it was given up")
         self.closing |= not self._is_whole
-        self._socket.settimeout(self._patience.stall)
         try:
-            self._socket.sendall(self._head(200, content_type, "Transfer-Encoding: chunked"))
+            self._send(self._head(200, content_type, "Transfer-Encoding: chunked"))
             for piece in pieces:
                 if piece:
-                    self._socket.sendall(b"%x\r\n%b\r\n" % (len(piece), piece))
-            self._socket.sendall(b"0\r\n\r\n")
+                    self._send(b"%x\r\n%b\r\n" % (len(piece), piece))
+                    self.moved = time.monotonic()
+            self._send(b"0\r\n\r\n")
         except BaseException:
             self.closing = True
             raise
@@ -257,16 +308,25 @@ class Connection:
             if not self._is_whole and self._has_head:
                 self._drain()
         finally:
-            self._socket.close()
+            with self._claim:  # whoever gives up must not meet another file with this number
+                self._socket.close()
 
     def _drain(self) -> None:
         deadline = time.monotonic() + self._patience.drain
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
             while (left := deadline - time.monotonic()) > 0:
-                self._socket.settimeout(left)
+                self._wait(left)
                 if not self._socket.recv_into(self._buffer):
                     break
+
+
+def _timeval(seconds: float) -> bytes:
+    """struct timeval; no time at all would be for ever."""
+    import struct
+
+    whole, part = divmod(max(int(seconds * 1_000_000), 1), 1_000_000)
+    return struct.pack("@ll", whole, part)
 
 
 def peer(sock: socket.socket) -> tuple[int, int, int]:

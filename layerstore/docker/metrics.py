@@ -1,7 +1,7 @@
 """Owns what a server tells of itself: metrics in Prometheus's format, and whether it is well.
 
 It must not change anything, nor keep a request waiting: what is counted is counted in memory, and
-what is asked of a store is what `status` asks.
+what is asked of a store is what `status` asks, for some seconds.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import ipaddress
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.registry import Collector
 
@@ -23,7 +24,9 @@ from layerstore.docker import http, sockets
 from layerstore.errors import InvalidArgument, LayerstoreError
 
 if TYPE_CHECKING:
+    from layerstore.docker.audits import Audits
     from layerstore.docker.service import Service
+    from layerstore.docker.watch import Watch
 
 log = logging.getLogger("layerstore.docker")
 
@@ -32,6 +35,8 @@ _BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0
 _PATIENCE: Final = http.Patience(idle=60, request=10, stall=30, drain=1)
 _MOST: Final = 16
 """Connections at once."""
+_WITHIN: Final = 5.0
+"""Seconds that a store has to say how it is."""
 
 _GAUGES: Final = (
     ("layers", "Layers in the store."),
@@ -74,6 +79,18 @@ class Metrics:
         self._done.labels("docker", method, outcome).inc()
         self._seconds.labels("docker", method).observe(seconds)
 
+    def watch(self, watch: Watch) -> None:
+        """Tell of the requests that were given up and hang still."""
+        Gauge(
+            "layerstore_requests_overdue",
+            "Requests that were answered with an error after their time, and hang still.",
+            registry=self._registry,
+        ).set_function(watch.overdue)
+
+    def tell_audits(self, audits: Audits) -> None:
+        """Tell what the last audit of each home found, and how old that is."""
+        self._registry.register(_Audited(audits))
+
     def text(self) -> bytes:
         return generate_latest(self._registry)
 
@@ -81,7 +98,7 @@ class Metrics:
         """Why a store that is served cannot be asked; empty if all is well."""
         for path, service in self._services.items():
             try:
-                service.status()
+                service.pulse.latest(_WITHIN)
             except (LayerstoreError, OSError) as error:
                 return f"{path}: {error}"
         return ""
@@ -106,7 +123,7 @@ class _Stores(Collector):
             for action, count in service.recovered.copy().items():
                 recovered.add_metric([action], count)
             with contextlib.suppress(LayerstoreError, OSError):
-                status = service.status()
+                status = service.pulse.latest(_WITHIN)
                 if status is not None:
                     for name, gauge in gauges.items():
                         gauge.add_metric([status.home], getattr(status, name))
@@ -114,6 +131,39 @@ class _Stores(Collector):
         about = InfoMetricFamily("layerstore_build", "What runs.")
         about.add_metric([], {"version": version("layerstore")})
         yield from (*gauges.values(), last, recovered, about)
+
+
+class _Audited(Collector):
+    """What the last audits found."""
+
+    def __init__(self, audits: Audits) -> None:
+        self._audits = audits
+
+    def collect(self) -> Iterator[Any]:
+        findings = GaugeMetricFamily(
+            "layerstore_audit_findings",
+            "Findings of the last audit.",
+            labels=["home", "severity"],
+        )
+        gauges = [
+            GaugeMetricFamily(f"layerstore_audit_{name}", text, labels=["home"])
+            for name, text in (
+                ("timestamp_seconds", "When the last audit ended."),
+                ("age_seconds", "How long ago that is: so old the findings are."),
+                ("duration_seconds", "How long it took."),
+            )
+        ]
+        ended = CounterMetricFamily("layerstore_audits", "Audits by result.", labels=["result"])
+        for result in self._audits.results.values():
+            if result is not None:
+                for severity, count in result.findings.items():
+                    findings.add_metric([result.home, severity], count)
+                values = (result.at, max(time.time() - result.at, 0.0), result.seconds)
+                for gauge, value in zip(gauges, values, strict=True):
+                    gauge.add_metric([result.home], value)
+        for name in ("clean", "found", "failed"):
+            ended.add_metric([name], self._audits.outcomes[name])
+        yield from (findings, *gauges, ended)
 
 
 def listen(address: str) -> socket.socket:

@@ -22,6 +22,8 @@ _PAGE: Final = 4096
 _MOST: Final = 2048
 KEPT_FOR: Final = 32.0
 """Seconds: dockerd asks again for 30."""
+_KEPT_AGAIN: Final = 5.0
+"""Seconds after which the record of what is still at work says so."""
 
 
 @attrs.define(eq=False)
@@ -83,36 +85,42 @@ class Pending:
             note.done = again.done
             with self._lock:
                 note.slot, again.slot = again.slot, None
-        text = _text(note)
-        if note.slot is None and len(text) <= _PAGE:
+        if note.slot is None and len(_text(note)) <= _PAGE:
             with self._lock:
                 if self._free:
                     note.slot = self._free.pop()
                 elif self._next < _MOST:
                     note.slot = self._next
                     self._next += 1
-        self._write(note.slot, text)
+        self._write(note)
         return note
 
     def did(self, note: Lost) -> None:
         """Its verb is done, and is not to be done again, whether the answer arrives or not."""
         note.done = True
-        self._write(note.slot, _text(note))
+        self._write(note)
 
     def counts(self, note: Lost, before: int) -> None:
         """It comes to its verb, with so many holds before it."""
         note.before = before
-        self._write(note.slot, _text(note))
+        self._write(note)
 
-    def _write(self, slot: int | None, text: bytes) -> None:
-        if slot is not None:
-            os.pwrite(self._descriptor, text.ljust(_PAGE, b"\0"), slot * _PAGE)
+    def keep(self, note: Lost) -> None:
+        """It is still at work; where the server dies over it, it is asked for again only then.
 
-    def _clear(self, slot: int | None) -> None:
-        if slot is not None:
-            self._write(slot, b"")
-            with self._lock:
-                self._free.append(slot)
+        From any thread: what was settled meanwhile stays so.
+        """
+        if note.until - time.monotonic() < KEPT_FOR - _KEPT_AGAIN:
+            note.until = time.monotonic() + KEPT_FOR
+            self._write(note)
+
+    def _write(self, note: Lost) -> None:
+        with self._lock:  # else the page could be another one's by now, or newer than this
+            if note.slot is not None:
+                self._put(note.slot, _text(note))
+
+    def _put(self, slot: int, text: bytes) -> None:
+        os.pwrite(self._descriptor, text.ljust(_PAGE, b"\0"), slot * _PAGE)
 
     def lost(self, method: str) -> list[Lost]:
         """What other servers left unanswered and may be asked for again, the oldest first."""
@@ -129,7 +137,9 @@ class Pending:
         """It needs no record any more; it stays known in this life of the server."""
         with self._lock:
             slot, lost.slot = lost.slot, None
-        self._clear(slot)
+            if slot is not None:
+                self._put(slot, b"")
+                self._free.append(slot)
 
     def take(self, method: str) -> Lost | int:
         """The only one of its kind, which nobody else gets then; or how many there are."""

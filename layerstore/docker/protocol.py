@@ -20,6 +20,7 @@ CONTENT_TYPE: Final = "application/vnd.docker.plugins.v1.2+json"
 ACTIVATE: Final = "/Plugin.Activate"
 DRIVER: Final = "/GraphDriver."
 
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _KINDS: Final = {ChangeKind.MODIFY: 0, ChangeKind.ADD: 1, ChangeKind.DELETE: 2}
 
 
@@ -142,8 +143,7 @@ def _parent(text: str) -> LayerId | None:
 
 def encode(answer: Mapping[str, Any]) -> bytes:
     """An answer as dockerd reads it; a path that is not text keeps its bytes as they can be told."""
-    text = json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
-    return text.encode("utf-8", "surrogateescape") + b"\n"
+    return _ENCODER.encode(answer).encode("utf-8", "surrogateescape") + b"\n"
 
 
 def failure(error: BaseException) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Owns the threads of a server: one for each connection; it must not know what a request means.
 
-The main thread accepts. A signal raises there; what is being answered then is answered, and what is
-idle is closed.
+The main thread accepts, and answers for a thread that hangs. A signal raises there; what is being
+answered then is answered, and what is idle is closed.
 """
 
 from __future__ import annotations
@@ -20,9 +20,17 @@ from typing import Any, Final
 import attrs
 
 from layerstore.docker import http, protocol
-from layerstore.docker.service import METHODS, SILENT, WITHOUT_BODY, Service
+from layerstore.docker.service import (
+    METHODS,
+    SILENT,
+    STREAMS,
+    WITHOUT_BODY,
+    WITHOUT_EFFECT,
+    Service,
+)
 from layerstore.docker.sockets import Listener
-from layerstore.errors import LayerstoreError, OwnerLost, WritesRefused
+from layerstore.docker.watch import ANSWER_WITHIN, Request, Watch
+from layerstore.errors import Busy, LayerstoreError, OwnerLost, WritesRefused
 from layerstore.fs import trace
 
 log = logging.getLogger("layerstore.docker")
@@ -64,12 +72,14 @@ class Server:
         *,
         patience: http.Patience,
         users: frozenset[int],
+        watch: Watch | None = None,
         observe: Callable[[str, str, float], None] = lambda _method, _outcome, _seconds: None,
     ) -> None:
         """`served`: by path. `users`: whose processes may talk to it. `observe` hears of each answer:
         the method, `ok` or what went wrong, and seconds.
         """
         self._observe = observe
+        self._watch = watch or Watch(ANSWER_WITHIN, streams_within=patience.stall)
         self._served = served
         self._patience = patience
         self._users = users
@@ -86,6 +96,7 @@ class Server:
 
         `tend` is called at least each `every` seconds.
         """
+        every = min(every or self._watch.every, self._watch.every)
         with selectors.DefaultSelector() as selector:
             selector.register(self._wake_read, selectors.EVENT_READ, None)
             for listener, service in self._served.values():
@@ -97,6 +108,7 @@ class Server:
                         self._wake_read.recv(64)
                     else:
                         self._accept(*key.data)
+                self._watch.look(give_up=self._give_up, keep=self._keep)
                 tend()
         raise Failed(
             f"The server cannot go on: {self._fatal}",
@@ -109,7 +121,7 @@ class Server:
         except BlockingIOError:
             return
         except OSError as error:  # no descriptors, or no memory: those who wait go on waiting
-            log.error("socket=%r error=%r", listener.path, str(error))
+            log.error("not-accepted socket=%r error=%r", listener.path, str(error))
             time.sleep(0.05)
             return
         pid, uid, _ = http.peer(sock)
@@ -128,9 +140,26 @@ class Server:
         try:
             thread.start()
         except RuntimeError as error:  # no more threads
-            log.error("pid=%d error=%r", pid, str(error))
+            log.error("not-accepted pid=%d error=%r", pid, str(error))
             self._forget(client)
             sock.close()
+
+    def _give_up(self, request: Request) -> None:
+        spent = time.monotonic() - request.began
+        error = Busy(
+            f"{request.method} was not done within {spent:.0f} s, and is given up.",
+            hint="It may hang over a disk or a mount; `layerstore status` names what is in flight.",
+        )
+        status = 500 if request.method == "Diff" else 200
+        content = protocol.encode(protocol.failure(error))
+        if request.connection.give_up(status, content, protocol.CONTENT_TYPE):
+            log.error("overdue method=%s ms=%.1f", request.method, 1000 * spent)
+            self._observe(request.method, "overdue", spent)
+        if request.note is not None:  # it has its answer
+            request.service.pending.settle(request.note)
+
+    def _keep(self, request: Request) -> None:
+        request.service.pending.keep(request.note)
 
     def end(self, *, within: float) -> None:
         """Accept no more, let what is being answered be answered, and close the stores."""
@@ -144,7 +173,7 @@ class Server:
                     _shut(client.sock)
             while any(client.busy for client in self._clients):
                 if not self._changed.wait(deadline - time.monotonic()):
-                    log.warning("requests_left=%d", sum(c.busy for c in self._clients))
+                    log.warning("ending requests_left=%d", sum(c.busy for c in self._clients))
                     break
         for _, service in self._served.values():
             service.close()
@@ -166,9 +195,9 @@ class Server:
         except http.BadRequest as error:
             self._refuse(connection, error)
         except (OSError, ValueError) as error:  # the client is gone, or its socket was shut
-            log.info("pid=%d connection=%r", client.pid, str(error))
+            log.info("connection pid=%d error=%r", client.pid, str(error))
         except Exception:
-            log.exception("pid=%d", client.pid)
+            log.exception("unexpected pid=%d", client.pid)
         finally:
             self._forget(client)
             with contextlib.suppress(OSError):
@@ -182,9 +211,9 @@ class Server:
     def _end(self, client: _Client) -> None:
         with self._changed:
             client.busy = False
-            if self._ending:
+            if self._ending:  # else nobody waits for it
                 _shut(client.sock, socket.SHUT_RD)
-            self._changed.notify_all()
+                self._changed.notify_all()
 
     def _forget(self, client: _Client) -> None:
         with self._changed:
@@ -203,9 +232,17 @@ class Server:
         if verb != "POST":
             raise http.BadRequest(405, "Requests are sent with POST.")
         connection.closing |= client.once
-        began = time.monotonic()
-        outcome = "ok"
-        records = contextlib.ExitStack()
+        is_stream = method in STREAMS
+        request = self._watch.begin(method, connection, client.service, is_stream=is_stream)
+        try:
+            self._answer_watched(client, connection, request, target)
+        finally:
+            self._watch.end(request)
+
+    def _answer_watched(
+        self, client: _Client, connection: http.Connection, request: Request, target: str
+    ) -> None:
+        method, outcome = request.method, "ok"
         try:
             if method == "ApplyDiff":
                 answer = client.service.apply_diff(protocol.query(target), connection)
@@ -213,7 +250,7 @@ class Server:
                 self._say(connection, 200, answer)
                 trace.trace("docker:ApplyDiff:answered")
             else:
-                self._answer_small(client, connection, method, records)
+                self._answer_small(client, connection, request)
         except (http.BadRequest, http.Gone):
             outcome = "gone"
             raise
@@ -221,24 +258,30 @@ class Server:
             outcome = type(error).__name__
             self._fail(connection, error, 500 if method == "Diff" else 200)
         finally:
-            records.close()
-            spent = time.monotonic() - began
-            self._observe(method, outcome, spent)
+            if request.note is not None:
+                client.service.pending.settle(request.note)
+            spent = time.monotonic() - request.began
+            if not request.is_overdue:
+                self._observe(method, outcome, spent)
             log.info(
-                "method=%s pid=%d ms=%.1f outcome=%s", method, client.pid, 1000 * spent, outcome
+                "request method=%s pid=%d ms=%.1f outcome=%s late=%s",
+                method,
+                client.pid,
+                1000 * spent,
+                outcome,
+                request.is_overdue,
             )
 
     def _answer_small(
         self,
         client: _Client,
         connection: http.Connection,
-        method: str,
-        records: contextlib.ExitStack,
+        request: Request,
     ) -> None:
-        """A request that is no stream is on record until it is answered and `records` are closed."""
-        service = client.service
+        """A request that is no stream is on record until it is answered, where it can be lost."""
+        service, method = client.service, request.method
         body = connection.body()
-        if connection.is_abandoned():
+        if method not in WITHOUT_EFFECT and connection.is_abandoned():
             # A daemon that is dead by now asked while no server ran: systemd's socket kept it. What
             # would be done for it nobody would know of, and so nobody would undo.
             raise http.Gone
@@ -251,14 +294,18 @@ class Server:
                 return
             lost = service.lost(method)
             body = lost.body
-        note = records.enter_context(service.pending.noted(method, body, lost))
+        if method in WITHOUT_BODY:  # repeated it is the same one
+            self._say(connection, 200, service.answer_anew(method))
+            return
+        note = request.note = service.pending.note(method, body, lost)
         trace.trace(f"docker:{method}:noted")
         if method == "Diff":
             self._send_diff(client, connection, protocol.fields(body))
             return
         answer = service.answer(note)
         trace.trace(f"docker:{method}:done")
-        self._say(connection, 200, answer)
+        if not self._say(connection, 200, answer):
+            service.take_back(note)
         trace.trace(f"docker:{method}:answered")
 
     def _send_diff(
@@ -269,22 +316,23 @@ class Server:
             try:
                 connection.stream(pieces, "application/x-tar")
             except Exception as error:
-                log.warning("method=Diff pid=%d broken_off=%r", client.pid, str(error))
+                log.warning("broken-off method=Diff pid=%d error=%r", client.pid, str(error))
                 raise http.Gone(f"the archive was broken off: {error}") from error
 
     def _fail(self, connection: http.Connection, error: Exception, status: int) -> None:
         if not isinstance(error, LayerstoreError | OSError):
             log.exception("unexpected")
         elif not isinstance(error, http.Gone):
-            log.warning("error=%r", str(error))
+            log.warning("error error=%r", str(error))
         if isinstance(error, _FATAL):
             self._fatal = error
             with contextlib.suppress(OSError):
                 self._wake_write.send(b"\0")
         self._say(connection, status, protocol.failure(error))
 
-    def _say(self, connection: http.Connection, status: int, answer: Mapping[str, Any]) -> None:
-        connection.answer(status, protocol.encode(answer), protocol.CONTENT_TYPE)
+    def _say(self, connection: http.Connection, status: int, answer: Mapping[str, Any]) -> bool:
+        """False: the request was given up before."""
+        return connection.answer(status, protocol.encode(answer), protocol.CONTENT_TYPE)
 
 
 def _shut(sock: socket.socket, how: int = socket.SHUT_RDWR) -> None:

@@ -50,7 +50,7 @@ class Service(Homes):
         wanted = protocol.about(values)
         with self._turns.of(wanted.id, self._allowed.timeout), self.using() as opened:
             if note.done:
-                log.info("method=%s id=%s counted=already", note.method, wanted.id)
+                log.info("repeated method=%s id=%s counted=already", note.method, wanted.id)
                 return {"Dir": _place(opened, wanted.id)}
             self.pending.counts(note, opened.store.held(wanted.id, HOLDER))
             trace.trace(f"docker:{note.method}:counts")
@@ -58,6 +58,10 @@ class Service(Homes):
             trace.trace(f"docker:{note.method}:counted")
             self.pending.did(note)
             return answer
+
+    def answer_anew(self, method: str) -> dict[str, Any]:
+        """The answer to a request that has no content, and can be asked as often as one likes."""
+        return _METHODS[method](self, {})
 
     def lost(self, method: str) -> Lost:
         """What a request was that came without a body: the one that a dead server did not answer.
@@ -72,7 +76,7 @@ class Service(Homes):
                 "before this one did not answer could be it.",
                 hint="dockerd repeats without a body what it had sent. Ask for it once more.",
             )
-        log.info("method=%s repeated=yes", method)
+        log.info("repeated method=%s repeated=1", method)
         return found
 
     def _repeats_without_bodies(self) -> None:
@@ -99,7 +103,7 @@ class Service(Homes):
                         self.pending.did(lost)
                 elif method == "Create" and len(found) == 1 and lost.slot is not None:
                     self._made_before(lost)
-            log.info("method=%s repeated=%d", method, len(found))
+            log.info("repeated method=%s repeated=%d", method, len(found))
         try:
             for lost in found:
                 if lost.error is not None:
@@ -178,7 +182,7 @@ class Service(Homes):
         given = opened.given.pop(wanted.id, None)
         if given is not None and time.monotonic() < given.until:
             self.pending.settle(given)
-            log.info("method=Put id=%s repeated=yes", wanted.id)
+            log.info("repeated method=Put id=%s repeated=1", wanted.id)
         else:
             with contextlib.suppress(NotHeld, UnknownLayer):
                 opened.store.put(wanted.id, holder=HOLDER)
@@ -225,6 +229,26 @@ class Service(Homes):
         with self.using() as opened:
             _require_parent(opened.store, wanted)
             return {"Size": opened.store.diff_size(wanted.id)}
+
+    # --- too late ------------------------------------------------------------------------------
+
+    def take_back(self, note: Lost) -> None:
+        """Undo what was done for a request that was given up before: its client has an error for an
+        answer, and will not undo it. What ends something stays done.
+        """
+        with contextlib.suppress(LayerstoreError), self.using() as opened:
+            if note.method == "Get":
+                wanted = protocol.about(protocol.fields(note.body))
+                with self._turns.of(wanted.id, self._allowed.timeout):
+                    opened.store.put(wanted.id, holder=HOLDER)
+            elif note.method in ("Create", "CreateReadWrite"):
+                wanted_layer = protocol.create(protocol.fields(note.body)).id
+                opened.created.discard(wanted_layer)
+                if not opened.store.layer(wanted_layer).used:
+                    opened.store.remove(wanted_layer)
+            else:
+                return
+            log.warning("taken-back method=%s body=%r", note.method, note.body[:200])
 
     # --- streams ------------------------------------------------------------------------------
 
@@ -296,8 +320,10 @@ _METHODS: Final[Mapping[str, _Method]] = {
     "DiffSize": Service.diff_size,
 }
 """Get and Put count; Diff and ApplyDiff are streams: these have a way of their own."""
-METHODS: Final = frozenset(_METHODS) | frozenset(counted.ADDS) | {"Diff", "ApplyDiff"}
+STREAMS: Final = frozenset({"Diff", "ApplyDiff"})
+METHODS: Final = frozenset(_METHODS) | frozenset(counted.ADDS) | STREAMS
 
-WITHOUT_BODY: Final = frozenset({"Activate", "Capabilities", "Status", "Cleanup"})
+WITHOUT_EFFECT: Final = frozenset({"Activate", "Capabilities", "Status"})
+WITHOUT_BODY: Final = WITHOUT_EFFECT | {"Cleanup"}
 SILENT: Final = frozenset({"Create", "CreateReadWrite", "Remove", "Put"})
 """Their answers are empty, whoever asked."""

@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
 from layerstore.docker import http, sockets
+from layerstore.docker.audits import Audits
 from layerstore.docker.homes import Allowed
 from layerstore.docker.server import Server, allowed_users, raise_limits
 from layerstore.docker.service import Service
+from layerstore.docker.watch import Pulse, Watch
 from layerstore.errors import LayerstoreError
 
-__all__ = ["Allowed", "log_to_stderr", "serve"]
+__all__ = ["Allowed", "serve"]
 
 log = logging.getLogger("layerstore.docker")
 
 ENDS_WITHIN: Final = 20.0
 """Seconds that requests have to be answered in when the server is told to end."""
-
-
-def log_to_stderr(*, verbose: bool) -> None:
-    """One line for each thing that is worth a word, as key=value; `verbose`: for each request."""
-    log.setLevel(logging.INFO if verbose else logging.WARNING)
-    if not verbose:  # else the program's own handler has it
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("level=%(levelname)s %(message)s"))
-        log.addHandler(handler)
 
 
 def serve(
@@ -36,21 +30,24 @@ def serve(
     default: str,
     allowed: Allowed,
     environment: Mapping[str, str],
-    say: Callable[[str], None],
+    say: Callable[[str, str | None], None],
     patience: http.Patience | None = None,
     metrics: str | None = None,
+    audit_every: float = 0.0,
 ) -> None:
     """Serve until an exception ends it: SIGTERM raises one in the main thread.
 
     Listens at `paths`, or at what systemd passed, or at `default`. Ready is said when what a server
-    before it left open is settled. `metrics`: an address for Prometheus and for /healthz.
+    before it left open is settled, to `say` for each socket with its home. `metrics`: an address for
+    Prometheus and for /healthz; `audit_every`: seconds between two audits for it, 0 for none.
     """
     passed = sockets.passed(environment)
     address = environment.get("NOTIFY_SOCKET")
     before, limit = raise_limits()
-    log.info("descriptors=%d descriptors_before=%d", limit, before)
+    log.info("limits descriptors=%d descriptors_before=%d", limit, before)
     listeners = {found.path: found for found in passed}
     server: Server | None = None
+    audited: Audits | None = None
     ends: list[Callable[[], None]] = []
     try:
         watched = _listen_for_metrics(metrics)
@@ -60,15 +57,20 @@ def serve(
         for service in services.values():
             service.resume()
         served = {path: (listeners[path], services[path]) for path in listeners}
-        observe = _observed(watched, services, ends)
-        server = Server(
-            served, patience=patience or http.Patience(), users=allowed_users(), **observe
-        )
+        patience = patience or http.Patience()
+        watch = Watch(allowed.answer_within, streams_within=patience.stall)
+        if watched is not None and audit_every:
+            audited = Audits(services, dict(environment), audit_every)
+            ends.append(audited.end)
+        observe = _observed(watched, services, watch, audited, ends)
+        if audited is not None:
+            audited.start()
+        server = Server(served, patience=patience, users=allowed_users(), watch=watch, **observe)
         sockets.notify(address, f"READY=1\nSTATUS={_status(services)}")
         for path, service in services.items():
             home = service.home
-            say(f"layerstore: serving {path}" + (f", home {home}" if home else ""))
-        tender = _Tender(address, services, environment)
+            say(path, home)
+        tender = _Tender(address, services, environment, watch)
         server.run(tend=tender, every=tender.every)
     finally:
         sockets.notify(address, "STOPPING=1")
@@ -92,6 +94,8 @@ def _listen_for_metrics(address: str | None) -> socket.socket | None:
 def _observed(
     listener: socket.socket | None,
     services: Mapping[str, Service],
+    watch: Watch,
+    audited: Audits | None,
     ends: list[Callable[[], None]],
 ) -> dict[str, Callable[[str, str, float], None]]:
     """Tell metrics there, if anywhere; what the server is given for them."""
@@ -100,15 +104,22 @@ def _observed(
     from layerstore.docker import metrics
 
     found = metrics.Metrics(services)
+    found.watch(watch)
+    if audited is not None:
+        found.tell_audits(audited)
     ends.append(metrics.serve(listener, found))
     return {"observe": found.observe}
 
 
 class _Tender:
-    """Tells the service manager that the server lives, and what it serves."""
+    """Tells the service manager that requests get to their end, and what is served."""
 
     def __init__(
-        self, address: str | None, services: Mapping[str, Service], environment: Mapping[str, str]
+        self,
+        address: str | None,
+        services: Mapping[str, Service],
+        environment: Mapping[str, str],
+        watch: Watch,
     ) -> None:
         self._address = address
         self._services = services
@@ -119,9 +130,17 @@ class _Tender:
             raise LayerstoreError("WATCHDOG_USEC is no number.") from error
         self._watched = watchdog > 0
         self.every = min(watchdog / 3, 5.0) if watchdog else 5.0
+        self._next = 0.0
+        self._watch = watch
+        self._pulse = Pulse(lambda: [service.status() for service in services.values()])
 
     def __call__(self) -> None:
-        message = ["WATCHDOG=1"] if self._watched else []
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + self.every / 2
+        goes_on = self._watched and self._watch.goes_on(self._pulse)
+        message = ["WATCHDOG=1"] if goes_on else []
         status = _status(self._services)
         if status != self._said:
             message.append(f"STATUS={status}")

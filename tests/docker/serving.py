@@ -129,6 +129,7 @@ class Served:
     variables: dict[str, str] = attrs.Factory(dict)
     words: tuple[str, ...] = ()
     """Further words of the command."""
+    logs_requests: bool = True
     listener: Socket | None = None
     """One that systemd would hold: who connects while no server runs waits."""
     process: subprocess.Popen[bytes] | None = None
@@ -150,7 +151,8 @@ class Served:
         """Returns when the socket accepts. `failpoint`: where it kills itself."""
         if self._out is None:
             self._out = self.log.open("ab")
-        words = [*PROGRAM, "-v", "serve", "docker", "--root", str(self.root), *self.words]
+        program = [*PROGRAM, "-v"] if self.logs_requests else list(PROGRAM)
+        words = [*program, "serve", "docker", "--root", str(self.root), *self.words]
         if self.listener is None:
             words += ["--socket", str(self.socket)]
         else:
@@ -158,7 +160,8 @@ class Served:
         self.process = subprocess.Popen(
             words,
             env=environment(
-                LAYERSTORE_DURABILITY="process", LAYERSTORE_FAILPOINT=failpoint, **self.variables
+                **{"LAYERSTORE_DURABILITY": "process", "LAYERSTORE_FAILPOINT": failpoint}
+                | self.variables
             ),
             stdin=subprocess.DEVNULL,
             stdout=self._out,

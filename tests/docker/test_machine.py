@@ -127,8 +127,8 @@ class Machine:
         """Everything that dockerd says it has works, what runs is held once, and the audit finds nothing.
 
         More is held only where a dockerd died over it: what is mounted then counts once for the next
-        one, by Docker's rule, also if that has no use for it. `may_forget`: or dockerd dropped it, since
-        a repetition was refused.
+        one, by Docker's rule, also if that has no use for it, and twice if it then starts that container.
+        `may_forget`: or dockerd dropped it, since a repetition was refused.
         """
         run = self.both.docker
         for line in run.lines("ps", "-a", "--format", "{{.Names}} {{.State}}"):
@@ -144,7 +144,10 @@ class Machine:
             mounts = sorted(f"{home}/{mount.layer}/merged" for mount in reader.mounts())
             assert mounts == sorted(mounts_below(home))
             held = {str(h.layer): (h.holder, h.count) for h in reader.holders()}
-            assert {("docker", 1)} >= set(held.values()), self.story(reader)
+            assert {holder for holder, _ in held.values()} <= {"docker"}, self.story(reader)
+            twice = {layer for layer, (_, count) in held.items() if count != 1}
+            assert twice <= self.mounted_at_death, self.story(reader)
+            assert {count for _, count in held.values()} <= {1, 2}, self.story(reader)
             assert len(held) == len(mounts)
             used = self.layers_of(run.lines("ps", "-q", "--no-trunc"))
             assert used <= set(held), self.story(reader)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import signal
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,50 @@ def test_metrics_and_health(bare: Path) -> None:
         assert found["layerstore_recovery_actions_total", "released"] == 1
     finally:
         watch.close()
+        served.close()
+
+
+def audited(bare: Path, *, of: Path) -> dict[tuple[str, ...], float]:
+    """What a server of that home says of the last audit, when there is one."""
+    watch = Client(bare / "metrics.sock")
+
+    def there() -> dict[tuple[str, ...], float]:
+        found = samples(watch.get("/metrics")[1])
+        return found if ("layerstore_audit_age_seconds",) in found else {}
+
+    wait_for(lambda: bool(there()))
+    found = there()
+    assert f'home="{of}"' in watch.get("/metrics")[1]
+    watch.close()
+    return found
+
+
+def test_the_last_audit_is_told_with_its_age(bare: Path) -> None:
+    """A server audits what it serves; the next one tells of that audit, and does not repeat it."""
+    served = Served(bare / "run" / "test.sock", bare, bare / "server.log")
+    served.words = ("--metrics", str(bare / "metrics.sock"), "--audit-every", "0.5")
+    try:
+        served.start()
+        ask = served.client()
+        ask.ok("Init", Home=str(served.home))
+        ask.ok("Create", ID="base")
+        (served.home / "base" / "link").write_text("no link")
+        found = audited(bare, of=served.home)
+        assert found["layerstore_audits_total", "found"] >= 1
+        assert found["layerstore_audits_total", "failed"] == 0
+        assert found["layerstore_audit_findings", "damage"] >= 1
+        assert found["layerstore_audit_findings", "note"] == 0
+        assert found["layerstore_audit_duration_seconds",] > 0
+        served.end()
+        served.words = (*served.words[:-1], "86400")
+        served.start()
+        again = audited(bare, of=served.home)
+        assert again["layerstore_audits_total", "found"] == 0
+        assert again["layerstore_audit_findings", "damage"] >= 1
+        before = found["layerstore_audit_timestamp_seconds",]
+        at, age = (again[f"layerstore_audit_{n}_seconds",] for n in ("timestamp", "age"))
+        assert before <= at <= time.time() - age + 1
+    finally:
         served.close()
 
 

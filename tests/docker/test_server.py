@@ -12,6 +12,7 @@ import socket
 import stat
 import subprocess
 import tarfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -506,6 +507,39 @@ def test_sixty_four_clients_at_once(served: Served) -> None:
     in_threads(64, work)
     assert ["base"] == [p.name for p in served.home.iterdir() if p.name not in {".layerstore", "l"}]
     assert () == audit(served.home).findings
+
+
+def test_nobody_waits_for_the_archive_of_another(served: Served) -> None:
+    """Sixty-three clients come to their end while one is in the middle of its archive, which is taken then."""
+    ask = served.client()
+    ask.ok("Create", ID="large")
+    content = tar_of({"a": b"x" * 300_000})
+    sent, go_on = threading.Event(), threading.Event()
+    answers: list[object] = []
+
+    def slowly() -> Iterator[bytes]:
+        yield content[:150_000]
+        sent.set()
+        assert go_on.wait(120)
+        yield content[150_000:]
+
+    def work(number: int) -> None:
+        ask, layer = Client(served.socket), f"layer{number}"
+        ask.ok("CreateReadWrite", ID=layer)
+        for verb in ("Get", "Put", "Remove"):
+            ask.ok(verb, ID=layer)
+        ask.close()
+
+    large = threading.Thread(target=lambda: answers.append(ask.apply("large", "", slowly())))
+    large.start()
+    try:
+        assert sent.wait(60)
+        in_threads(63, work)
+        assert [] == answers
+    finally:
+        go_on.set()
+        large.join(60)
+    assert [{"Size": 300_000}] == answers
 
 
 def test_what_is_being_answered_is_answered_first(served: Served) -> None:
