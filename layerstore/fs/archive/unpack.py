@@ -55,18 +55,20 @@ def unpack(
     map_ids: MapIds | None = None,
     limits: Limits | None = None,
     prefix: str | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Unpacked:
     """Unpack a tar, plain or compressed with gzip or zstd, below an empty directory.
 
     `base`: there is no layer below, so that an opaque root means nothing; else it is refused, for
     the kernel does not heed it. `map_ids` maps owners to those on disk; the directory itself keeps
     its own owner, mode and times. `prefix`: of overlayfs's xattrs, by default as this process
-    mounts. Raises InvalidArchive, which names the entry, and OSError with the entry as its file.
-    What was unpacked before stays.
+    mounts. `progress` is told how many entries there were, whenever more is read. Raises
+    InvalidArchive, which names the entry, and OSError with the entry as its file. What was unpacked
+    before stays.
     """
     limits = limits or Limits()
     with Source(stream, limits) as source:
-        reader = Reader(source, limits)
+        reader = Reader(source, limits, progress)
         work = _Unpacking(reader, root_fd, base, map_ids, prefix or whiteout.namespace())
         try:
             work.run()
