@@ -17,7 +17,7 @@ from layerstore.audit import audit
 from layerstore.errors import InvalidArchive, InvalidImage
 from layerstore.fs import layout
 from layerstore.images import import_image
-from tests.fs.archive.trees import END, entry
+from tests.fs.archive.trees import END, entry, pax
 from tests.images.build import (
     HIGH,
     LOW,
@@ -343,6 +343,11 @@ def test_a_file_that_is_there_twice(home: Path, tmp_path: Path) -> None:
         (b"x" * 2000, "its header at byte 0 is damaged"),
         (entry("manifest.json", b"[]", size=1 << 33) + END, "the archive ends"),
         (entry("manifest.json", b"[]"), "cut off"),
+        (
+            b"".join(pax({"path": b"%04d" % n + b"n" * 4000}) + entry("f") for n in range(4200))
+            + END,
+            "more than 16777216 bytes altogether",
+        ),
         (b"\x1f\x8b" + bytes(100), "It is no image: "),
         (b"BZh91AY" + bytes(100), "bzip2"),
     ],
