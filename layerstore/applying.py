@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
 
 from layerstore import decide, options
 from layerstore import events as e
 from layerstore import model as m
-from layerstore.errors import LayerstoreError
+from layerstore.errors import InvalidArgument, LayerstoreError
 from layerstore.journal import Transaction
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from layerstore.recovery import Decision, Hands
 
 log = logging.getLogger("layerstore")
+_DIFF_ID: Final = r"sha256:[0-9a-f]{64}"
 
 
 class Applying:
@@ -44,23 +47,34 @@ class Applying:
         *,
         parent: str | None = None,
         limits: Limits | None = None,
+        diff_id: str | None = None,
+        progress: Callable[[int], None] | None = None,
     ) -> m.Layer:
         """Make an archive the content of an empty layer: a tar, plain or compressed with gzip or zstd.
 
         `stream` is read to its end, by `read(size)`. The layer has all of it or nothing; its `size`
         (bytes of files, hard links once) and `diff_id` (sha256 of the uncompressed stream) are in the
         answer. `parent`: the layer that the archive is meant for, which has to be this one's parent;
-        empty for none. A layer takes one apply in its life, also if that breaks off. Raises InvalidArchive,
-        AlreadyApplied, LayerNotEmpty, HasChildren, LayerHeld, UpperBusy, UnknownLayer, InvalidArgument.
+        empty for none. `diff_id`: what it has to be (`sha256:<hex>`), known when all of it was read:
+        WrongDiffId. `progress` is told how many of its entries were unpacked, whenever more is read. A
+        layer takes one apply in its life, also if that breaks off. Raises InvalidArchive, AlreadyApplied,
+        LayerNotEmpty, HasChildren, LayerHeld, UpperBusy, UnknownLayer, InvalidArgument.
         """
         from layerstore.fs.applying import Feed
 
+        if diff_id is not None and not re.fullmatch(_DIFF_ID, diff_id):
+            raise InvalidArgument(
+                f"{diff_id!r} is no DiffID.",
+                hint="One is written as sha256: and 64 digits from 0 to f.",
+            )
         feeds, full = self._hands.performer.feeds, self._hands.full
         named: list[str] = []
 
         def decision(tx: Transaction, operation: str) -> e.Intent:
             intent = decide.apply(tx, id, parent=parent, home=self._home, durable=full)
-            feeds[operation] = Feed(stream, limits, options.to_host(self._options))
+            feeds[operation] = Feed(
+                stream, limits, options.to_host(self._options), diff_id, progress
+            )
             named.append(operation)
             return intent
 

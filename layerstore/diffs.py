@@ -55,20 +55,26 @@ class Diffs:
         *,
         parent: str | None = None,
         note: Callable[[str], None] | None = None,
+        progress: Callable[[int], None] | None = None,
     ) -> Iterator[bytes]:
         """The archive of what a layer has above its parent: a tar, in pieces, the same each time.
 
         `parent`: any other layer, to be compared with instead, as `changes` does; the archive then
-        makes this layer's content of that one's. `note` is told of what was left out: sockets. An
+        makes this layer's content of that one's. `note` is told of what was left out: sockets;
+        `progress` how many files are packed, before each piece. An
         error on the way, also that the layer was removed, leaves the stream without its end. Raises
         UnknownLayer, LayerDamaged, CannotPack; before the first piece, what `changes` raises.
         """
         if self._is_other(layer, parent):
-            return self._packed_against(layer, str(parent), note)
-        return self._packed(layer, self._open_content(layer), note)
+            return self._packed_against(layer, str(parent), note, progress)
+        return self._packed(layer, self._open_content(layer), note, progress)
 
     def _packed(
-        self, layer: str, descriptor: int, note: Callable[[str], None] | None
+        self,
+        layer: str,
+        descriptor: int,
+        note: Callable[[str], None] | None,
+        progress: Callable[[int], None] | None,
     ) -> Iterator[bytes]:
         from layerstore.fs import archive
 
@@ -79,6 +85,7 @@ class Diffs:
                 prefix=self._prefix(),
                 note=note,
                 finish=lambda: self._check_there(layer, descriptor),
+                progress=progress,
             )
         finally:
             os.close(descriptor)
@@ -195,7 +202,11 @@ class Diffs:
             check()
 
     def _packed_against(
-        self, layer: str, other: str, note: Callable[[str], None] | None
+        self,
+        layer: str,
+        other: str,
+        note: Callable[[str], None] | None,
+        progress: Callable[[int], None] | None,
     ) -> Iterator[bytes]:
         from layerstore.answers import ChangeKind
         from layerstore.fs import archive, changes
@@ -215,6 +226,7 @@ class Diffs:
                     note=note,
                     finish=check,
                     only=archive.Selection.of(there, gone),
+                    progress=progress,
                 )
             finally:
                 os.close(descriptor)

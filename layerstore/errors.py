@@ -6,6 +6,7 @@
     │   ├── InvalidHolder
     │   └── InvalidOption
     ├── InvalidArchive                  1   an archive that no layer can be made of
+    │   └── WrongDiffId
     ├── InvalidImage                    1   an image that is not whole, or not what its digests say
     ├── CannotPack                      1   a layer of which no archive can be made
     ├── CannotCompare                   1   a layer whose own files do not say what it changed
@@ -101,6 +102,14 @@ class InvalidArchive(LayerstoreError):
         way_out = hint or "Make or fetch the archive again."
         super().__init__(f"{where}: {why}.", hint=f"Nothing of it was kept. {way_out}")
         self.member = member
+
+
+class WrongDiffId(InvalidArchive):
+    """An archive that is well made and is another one than was asked for."""
+
+    def __init__(self, found: str, expected: str) -> None:
+        super().__init__(f"it unpacks to {found}, and {expected} was expected")
+        self.found = found
 
 
 class InvalidImage(LayerstoreError):

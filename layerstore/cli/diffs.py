@@ -54,9 +54,11 @@ def apply_command(
         above = resolve(store, parent) if parent else parent
         layer_id = resolve(store, id)
         total = None if file == "-" else progress.size_of(file)
-        with progress.counted(app.out, f"applying to {layer_id}", total) as told:
-            watched = progress.Watched(stream, told)
-            layer = store.apply_diff(layer_id, watched, parent=above, limits=bounds)
+        with progress.counted(app.out, f"applying to {layer_id}", total) as counted:
+            watched = progress.Watched(stream, counted)
+            layer = store.apply_diff(
+                layer_id, watched, parent=above, limits=bounds, progress=counted.files
+            )
     if app.out.json:
         app.out.document(layer=layer)
     elif not app.out.quiet:
@@ -92,16 +94,16 @@ def diff_command(
         raise click.UsageError("A tar is nothing for a terminal; give -o FILE, or a pipe.")
     with app.reader() as reader:
         other = None if parent is None else resolve(reader, parent)
-        pieces = reader.diff(resolve(reader, id), parent=other, note=app.out.note)
-        with (
-            contextlib.closing(pieces),  # type: ignore[type-var]  # it is a generator
-            progress.counted(app.out, "packing", None) as told,
-        ):
+        layer = resolve(reader, id)
+        with contextlib.ExitStack() as stack:
+            counted = stack.enter_context(progress.counted(app.out, "packing", None))
+            pieces = reader.diff(layer, parent=other, note=app.out.note, progress=counted.files)
+            stack.callback(pieces.close)  # type: ignore[attr-defined]  # it is a generator
             target = contextlib.nullcontext(sys.stdout.buffer)
             with target if output is None else appearing(output, synced=False) as file:
                 for piece in pieces:
                     file.write(piece)
-                    told(len(piece))
+                    counted.bytes(len(piece))
 
 
 @click.command("changes", cls=Command)

@@ -99,7 +99,7 @@ def export_command(
         raise click.UsageError("A tar is nothing for a terminal; give -o FILE, or a pipe.")
     if to_stdout and app.out.json:
         raise click.UsageError("The tar takes standard output; --json needs -o FILE.")
-    with _asked(app) as reader, progress.counted(app.out, "exporting", None) as told:
+    with _asked(app) as reader, progress.bar(app.out, "exporting") as advance:
         layer = resolve(reader, id)
         with _target(None if to_stdout else output) as file:
             done = export_image(
@@ -110,7 +110,7 @@ def export_command(
                 image=image,
                 compress=compress,
                 note=app.out.note,
-                progress=told,
+                progress=lambda done, files: advance(done, None, files),
             )
     if app.out.json:
         app.out.document(**attrs.asdict(done, recurse=False))

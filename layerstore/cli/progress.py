@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from layerstore.cli.output import Output
+from layerstore.cli.output import Output, many
 
 if TYPE_CHECKING:
     from layerstore.fs.archive import Readable
 
-Advance = Callable[[int, int | None], None]
-"""Told how many bytes are done, and of how many; None where that is not known."""
+Advance = Callable[[int, int | None, int], None]
+"""Told how many bytes are done, of how many (None where that is not known), and how many files."""
 
 
-def _nothing(done: int, total: int | None) -> None:
-    del done, total
+def _nothing(done: int, total: int | None, files: int) -> None:
+    del done, total, files
 
 
 def wanted(out: Output) -> bool:
@@ -33,7 +33,7 @@ def wanted(out: Output) -> bool:
 
 @contextmanager
 def bar(out: Output, what: str) -> Iterator[Advance]:
-    """A bar on stderr with bytes, rate and time left, which is gone at the end."""
+    """A bar on stderr with bytes, files, rate and time left, which is gone at the end."""
     if not wanted(out):
         yield _nothing
         return
@@ -44,31 +44,43 @@ def bar(out: Output, what: str) -> Iterator[Advance]:
         progress.TextColumn("{task.description}", markup=False),
         progress.BarColumn(),
         progress.DownloadColumn(binary_units=True),
+        progress.TextColumn("{task.fields[files]}"),
         progress.TransferSpeedColumn(),
         progress.TimeRemainingColumn(compact=True),
     )
     console = Console(stderr=True, no_color=not out.colored(sys.stderr))
     with progress.Progress(*columns, console=console, transient=True) as line:
-        task = line.add_task(what, total=None)
+        task = line.add_task(what, total=None, files="")
 
-        def advance(done: int, total: int | None) -> None:
-            line.update(task, completed=done, total=total)
+        def advance(done: int, total: int | None, files: int) -> None:
+            line.update(task, completed=done, total=total, files=many(files, "file"))
 
         yield advance
 
 
+@attrs.define
+class Counted:
+    """What is shown where bytes and files become known one after the other."""
+
+    advance: Advance
+    total: int | None
+    done: int = 0
+    count: int = 0
+
+    def bytes(self, more: int) -> None:
+        self.done += more
+        self.advance(self.done, self.total, self.count)
+
+    def files(self, count: int) -> None:
+        self.count = count
+        self.advance(self.done, self.total, count)
+
+
 @contextmanager
-def counted(out: Output, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+def counted(out: Output, what: str, total: int | None) -> Iterator[Counted]:
     """The same, for who is told piece by piece. `total`: bytes in all, if that is known."""
-    done = 0
     with bar(out, what) as advance:
-
-        def told(count: int) -> None:
-            nonlocal done
-            done += count
-            advance(done, total)
-
-        yield told
+        yield Counted(advance, total)
 
 
 @attrs.frozen
@@ -76,11 +88,11 @@ class Watched:
     """A stream that tells what is read of it."""
 
     stream: Readable
-    told: Callable[[int], None]
+    counted: Counted
 
     def read(self, size: int, /) -> bytes:
         data = self.stream.read(size)
-        self.told(len(data))
+        self.counted.bytes(len(data))
         return data
 
 

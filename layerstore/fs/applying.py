@@ -7,10 +7,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Callable
 from typing import Final
 
 import attrs
 
+from layerstore.errors import WrongDiffId
 from layerstore.fs import archive, durable, files, layout, quota, syscalls, tree, whiteout
 from layerstore.fs.steps import Performed, Unpack
 
@@ -19,17 +21,19 @@ _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 @attrs.frozen
 class Feed:
-    """What a live apply unpacks, and how far."""
+    """What a live apply unpacks, how far, what it has to be, and who is told how many files there are."""
 
     stream: archive.Readable
     limits: archive.Limits | None = None
     map_ids: archive.MapIds | None = None
+    diff_id: str | None = None
+    progress: Callable[[int], None] | None = None
 
 
 def unpack(home: str, step: Unpack, feed: Feed, performed: Performed) -> None:
     """Unpack into a new staging directory, and sync all of it with one call if the step says so.
 
-    OSError and InvalidArchive as unpacking raises them; SyncFailed.
+    OSError and InvalidArchive as unpacking raises them; WrongDiffId; SyncFailed.
     """
     stage = f"{home}/{layout.staging(step.operation)}"
     with contextlib.ExitStack() as stack:
@@ -52,7 +56,10 @@ def unpack(home: str, step: Unpack, feed: Feed, performed: Performed) -> None:
             map_ids=feed.map_ids,
             limits=feed.limits,
             prefix=whiteout.namespace(files.uses_user_xattrs(home)),
+            progress=feed.progress,
         )
+        if feed.diff_id not in (None, found.diff_id):
+            raise WrongDiffId(found.diff_id, str(feed.diff_id))
         performed.size, performed.inodes = found.size, found.inodes
         performed.diff_id = found.diff_id
         empty = files.is_empty(f"{stage}/{layout.DIFF}")

@@ -19,6 +19,9 @@ from layerstore.images.writing import ImageWriter, document
 from layerstore.model import Layer
 from layerstore.reader import Reader
 
+Progress = Callable[[int, int], None]
+"""Told how many bytes of how many files were packed."""
+
 _NO_TIME: Final = "1970-01-01T00:00:00Z"
 
 
@@ -44,14 +47,14 @@ def export_image(
     image: str | None = None,
     compress: bool = False,
     note: Callable[[str], None] | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Exported:
     """Write a layer and everything below it as an image: an OCI layout that `docker load` takes too.
 
     `file`: empty, binary, and one that can be sought. The same chain gives the same bytes. `names`
     (`name:tag`): by default those of the import. `image`: which one, by name or the beginning of its
     config's digest, where several were imported as this layer. `note` is told of what is left out,
-    `progress` how many bytes were packed. Raises what Reader.diff raises, and InvalidArgument.
+    `progress` how many bytes and files were packed. Raises what Reader.diff raises, and InvalidArgument.
     """
     layer = reader.layer(id)
     chain = [*reversed(reader.ancestors(id)), layer]
@@ -67,8 +70,11 @@ def export_image(
     elif record is not None and record.layer == id:
         names = record.names
     writer = ImageWriter(file, compress=compress)
+    follow = _Following(progress)
     for one in chain:
-        writer.add_layer(_followed(reader.diff(one.id, note=note), progress))
+        follow.layer()
+        pieces = reader.diff(one.id, note=note, progress=follow.files)
+        writer.add_layer(pieces if progress is None else follow.bytes(pieces))
     diff_ids = [written.diff_id for written in writer.layers]
     config = _config(record, diff_ids)
     fields = documents.parse(config, "the config")
@@ -80,11 +86,26 @@ def export_image(
     )
 
 
-def _followed(pieces: Iterable[bytes], progress: Callable[[int], None] | None) -> Iterator[bytes]:
-    for piece in pieces:
-        if progress is not None:
-            progress(len(piece))
-        yield piece
+class _Following:
+    """Counts what goes into an image, over all of its layers."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self._bytes = self._before = self._now = 0
+
+    def layer(self) -> None:
+        """The next one begins."""
+        self._before = self._now
+
+    def files(self, count: int) -> None:
+        self._now = self._before + count
+
+    def bytes(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        for piece in pieces:
+            self._bytes += len(piece)
+            if self._progress is not None:
+                self._progress(self._bytes, self._now)
+            yield piece
 
 
 def _record(reader: Reader, chain: list[Layer], wanted: str | None) -> records.Record | None:

@@ -23,6 +23,7 @@ from layerstore import room
 from layerstore.errors import (
     AlreadyApplied,
     HasChildren,
+    InvalidArchive,
     InvalidImage,
     LayerDamaged,
     LayerDiffers,
@@ -32,18 +33,19 @@ from layerstore.errors import (
     LayerstoreError,
     Refused,
     UnknownLayer,
+    WrongDiffId,
 )
 from layerstore.fs import files as on_disk
 from layerstore.fs import layout
 from layerstore.fs.archive import Limits
 from layerstore.fs.trace import trace
 from layerstore.images import files, model, reading, records
-from layerstore.images.streams import LayerStream
+from layerstore.images.streams import LayerStream, check
 from layerstore.model import Layer, LayerState
 from layerstore.store import Store
 
-Progress = Callable[[int, int], None]
-"""Told how many bytes of how many were read."""
+Progress = Callable[[int, int, int], None]
+"""Told how many bytes of how many were read, and how many files were unpacked."""
 
 _TRIES: Final = 5
 """How often a layer is looked at again that somebody else makes or takes away meanwhile."""
@@ -109,6 +111,8 @@ class _Import:
         self._made: dict[str, str] = {}
         """The links of the layers that this import made, by their ids."""
         self._read = self._total = 0
+        self._before = self._now = 0
+        """Files unpacked: when the current layer was begun, and when progress was told last."""
 
     def run(self) -> model.Imported:
         try:
@@ -158,7 +162,7 @@ class _Import:
 
     def _open_all(self, missing: list[_Wanted]) -> None:
         """Look that every blob is there, with the size that is said, before anything is made."""
-        self._read = self._total = 0
+        self._read = self._total = self._before = self._now = 0
         for wanted in missing:
             file = self._files.open(wanted.part.path)
             file.close()
@@ -182,6 +186,7 @@ class _Import:
                 stream = streams[wanted.id]
                 self._make_layer(wanted, stream)
                 self._read += stream.size
+                self._before = self._now
                 stream.close()
 
     def _stream(self, part: model.Part) -> LayerStream:
@@ -233,19 +238,35 @@ class _Import:
         """Fill an empty layer. One whose archive broke off goes away at once: nobody can use it."""
         link = self._store.layer(wanted.id).link
         try:
-            told = _Told(stream, self._tell)
-            done = self._store.apply_diff(wanted.id, told, limits=self._limits)
-            if done.diff_id != wanted.part.diff_id:
-                raise InvalidImage(f"{wanted.part.path} became {done.diff_id} while it was read.")
+            self._store.apply_diff(
+                wanted.id,
+                stream,
+                limits=self._limits,
+                diff_id=wanted.part.diff_id,
+                progress=lambda files: self._tell(stream.done, files),
+            )
         except _TAKEN:
             raise
-        except BaseException:
+        except BaseException as error:
             self._take_away(wanted.id, link)
+            if isinstance(error, InvalidArchive):
+                self._blame(wanted.part, error)
             raise
 
-    def _tell(self, done: int) -> None:
+    def _blame(self, part: model.Part, error: InvalidArchive) -> None:
+        """Say of an archive that cannot be used what is wrong with the image, where that is it."""
+        with contextlib.closing(self._files.open(part.path)) as file:
+            check(file, part)
+        if isinstance(error, WrongDiffId):
+            raise InvalidImage(
+                f"{part.path} unpacks to {error.found}, and its config says {part.diff_id}: it was "
+                "damaged or replaced."
+            ) from error
+
+    def _tell(self, done: int, files: int) -> None:
         if self._progress is not None:
-            self._progress(self._read + done, self._total)
+            self._now = self._before + files
+            self._progress(self._read + done, self._total, self._now)
 
     def _remove_broken(self, wanted: _Wanted) -> None:
         try:
@@ -301,19 +322,6 @@ class _Import:
                 wanted,
                 "its content was changed, or its archive was of another form than this store writes",
             )
-
-
-class _Told:
-    """A stream whose reader is followed."""
-
-    def __init__(self, stream: LayerStream, tell: Callable[[int], None]) -> None:
-        self._stream = stream
-        self._tell = tell
-
-    def read(self, size: int, /) -> bytes:
-        piece = self._stream.read(size)
-        self._tell(self._stream.done)
-        return piece
 
 
 def _another(wanted: _Wanted, why: str) -> LayerDiffers:

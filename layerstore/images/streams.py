@@ -1,8 +1,8 @@
 """Owns the bytes of one layer on their way into a store: digests and sizes are checked, and they are
 read ahead; it must not know what they unpack to.
 
-A thread reads, verifies the blob, decompresses, and computes the DiffID. The last bytes are given out
-only when both digests are right: an apply that reads them is undone by the error instead.
+A thread reads, verifies the blob, and decompresses. The last bytes are given out only when the digest is
+right: an apply that reads them is undone by the error instead. The DiffID is for whoever unpacks.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 
 from layerstore.errors import InvalidImage
 from layerstore.fs.archive import Limits
-from layerstore.fs.archive.source import Source
+from layerstore.fs.archive.source import CHUNK, Source
 from layerstore.images.files import File
 from layerstore.images.model import Part
 
@@ -25,12 +25,14 @@ _MOMENT: Final = 0.1
 
 
 class Blob:
-    """A layer's blob as it lies in the archive, verified when its end is read."""
+    """A layer's blob as it lies in the archive; `digested`: verified when its end is read."""
 
-    def __init__(self, file: File, part: Part) -> None:
+    def __init__(self, file: File, part: Part, *, digested: bool = True) -> None:
         self._file = file
         self._part = part
-        self._hash = None if part.digest is None else hashlib.new(part.digest.partition(":")[0])
+        self._hash = None
+        if part.digest is not None and digested:
+            self._hash = hashlib.new(part.digest.partition(":")[0])
 
     def read(self, size: int, /) -> bytes:
         data = self._file.read(size)
@@ -46,6 +48,13 @@ class Blob:
             raise InvalidImage(f"{path} became shorter while it was read.")
         if self._hash is not None and digest != f"{self._hash.name}:{self._hash.hexdigest()}":
             raise InvalidImage(f"{path} is not what its digest says: it was damaged or replaced.")
+
+
+def check(file: File, part: Part) -> None:
+    """Read a blob for its digest alone. Raises InvalidImage."""
+    blob = Blob(file, part)
+    while blob.read(CHUNK):
+        pass
 
 
 class LayerStream:
@@ -77,7 +86,7 @@ class LayerStream:
         return self._touched
 
     def read(self, size: int, /) -> bytes:
-        """The next bytes; InvalidImage instead of the last ones where a digest is wrong."""
+        """The next bytes; InvalidImage instead of the last ones where the digest is wrong."""
         self._touched = True
         if not self._rest and not self._ended:
             found = self._queue.get()
@@ -95,18 +104,15 @@ class LayerStream:
 
     def _run(self) -> None:
         try:
-            with Source(Blob(self._file, self._part), self._limits) as source:
+            # What is not compressed has its DiffID for its digest: once is enough.
+            once = self._part.digest == self._part.diff_id
+            blob = Blob(self._file, self._part, digested=not once)
+            with Source(blob, self._limits, digested=False) as source:
                 last = source.chunk()
                 while chunk := source.chunk():
                     if not self._give(last):
                         return
                     last = chunk
-                found = source.digest()
-            if found != self._part.diff_id:
-                raise InvalidImage(
-                    f"{self._part.path} unpacks to {found}, and its config says "
-                    f"{self._part.diff_id}: it was damaged or replaced."
-                )
             if last:
                 self._give(last)
             self._give(b"")

@@ -17,7 +17,7 @@ from layerstore.audit import audit
 from layerstore.errors import InvalidArchive, InvalidImage
 from layerstore.fs import layout
 from layerstore.images import import_image
-from tests.fs.archive.trees import END, entry
+from tests.fs.archive.trees import END, entry, pax
 from tests.images.build import (
     HIGH,
     LOW,
@@ -279,6 +279,28 @@ def test_a_lie_is_an_error(home: Path, place: Callable[[Files], Path], lie: str)
     assert not audit(home).findings
 
 
+LARGE = LOW[:-1024] + entry("large", os.urandom(3 << 20)) + HIGH
+
+
+@pytest.mark.parametrize("at", [3 << 19, LARGE.index(b"top\0")], ids=["data", "header"])
+@pytest.mark.parametrize("form", ["oci", "docker"])
+def test_a_large_layer_that_was_damaged(home: Path, tmp_path: Path, form: str, at: int) -> None:
+    """What is unpacked before the damage is seen goes away; the error is about the blob where one can tell."""
+    bad = LARGE[:at] + bytes([LARGE[at] ^ 1]) + LARGE[at + 1 :]
+    files = oci([LARGE]) if form == "oci" else docker([LARGE])
+    files = {name: bad if data == LARGE else data for name, data in files.items()}
+    kind: type[InvalidArchive] | type[InvalidImage] = InvalidImage
+    message = "is not what its digest says"
+    if form == "docker":
+        message = "unpacks to sha256:"
+        if at > 3 << 20:
+            kind, message = InvalidArchive, "its checksum is wrong"
+    before = snapshot(home)
+    with Store.open(home) as store, pytest.raises(kind, match=message):
+        import_image(store, tar(tmp_path / "image.tar", files))
+    assert before == snapshot(home)
+
+
 @pytest.mark.parametrize(
     ("member", "message"),
     [
@@ -321,6 +343,11 @@ def test_a_file_that_is_there_twice(home: Path, tmp_path: Path) -> None:
         (b"x" * 2000, "its header at byte 0 is damaged"),
         (entry("manifest.json", b"[]", size=1 << 33) + END, "the archive ends"),
         (entry("manifest.json", b"[]"), "cut off"),
+        (
+            b"".join(pax({"path": b"%04d" % n + b"n" * 4000}) + entry("f") for n in range(4200))
+            + END,
+            "more than 16777216 bytes altogether",
+        ),
         (b"\x1f\x8b" + bytes(100), "It is no image: "),
         (b"BZh91AY" + bytes(100), "bzip2"),
     ],

@@ -347,17 +347,37 @@ def test_digests_of_another_kind(home: Path, tmp_path: Path) -> None:
 
 
 def test_progress_is_told(home: Path, tmp_path: Path) -> None:
-    """Bytes read of the bytes of the layers that are missing; it ends where it should."""
-    told: list[tuple[int, int]] = []
+    """Bytes read of the bytes of the layers that are missing, and files; it ends where it should."""
+    told: list[tuple[int, int, int]] = []
     with Store.open(home) as store:
         import_image(
             store,
             tar(tmp_path / "a.tar", docker(LAYERS)),
-            progress=lambda done, total: told.append((done, total)),
+            progress=lambda *so_far: told.append(so_far),
         )
     total = len(LOW) + len(HIGH)
-    assert (total, total) == told[-1]
+    assert (total, total, 5) == told[-1]
     assert told == sorted(told)
+
+
+def test_what_is_unpacked_is_hashed_once(home: Path, tmp_path: Path) -> None:
+    """By the thread of the layer that is unpacked, and of no other, whatever it is packed with."""
+    seen: set[int] = set()
+
+    def told(*_: int) -> None:
+        names = [thread.name for thread in threading.enumerate()]
+        seen.add(names.count("layerstore-sha256"))
+
+    with Store.open(home) as store:
+        for pack, kind in PACKED.values():
+            done = import_image(
+                store,
+                tar(tmp_path / "a.tar", oci(LAYERS, pack=pack, kind=kind)),
+                progress=told,
+            )
+            for layer in reversed(done.chain):
+                store.remove(layer.id)
+    assert {1} == seen
 
 
 def test_ids_are_mapped(bare: Path, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from layerstore.errors import (
     LayerstoreError,
     UnknownLayer,
     UpperBusy,
+    WrongDiffId,
 )
 from layerstore.fs import layout
 from layerstore.fs.archive import Limits
@@ -190,6 +191,24 @@ def test_what_breaks_off_leaves_the_layer_as_it_was(
         store.remove("a")
         store.create("a")
         store.apply_diff("a", io.BytesIO(ARCHIVE))
+    assert [] == findings(home)
+
+
+def test_another_archive_than_was_asked_for_is_refused(home: Path) -> None:
+    """The error says which one it was; nothing of it is there. The one that was meant is taken."""
+    with Store.open(home) as store:
+        store.create("a")
+        with pytest.raises(InvalidArgument, match="is no DiffID"):
+            store.apply_diff("a", io.BytesIO(ARCHIVE), diff_id="sha256:0")
+        with pytest.raises(WrongDiffId, match=digest(CHILD)) as caught:
+            store.apply_diff("a", io.BytesIO(ARCHIVE), diff_id=digest(CHILD))
+        assert digest(ARCHIVE) == caught.value.found
+        assert {} == snapshot(home / "a" / "diff")
+        assert nothing_left(home)
+        store.remove("a")
+        store.create("a")
+        made = store.apply_diff("a", io.BytesIO(ARCHIVE), diff_id=digest(ARCHIVE))
+        assert digest(ARCHIVE) == made.diff_id
     assert [] == findings(home)
 
 

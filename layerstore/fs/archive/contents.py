@@ -17,6 +17,10 @@ _CHUNK: Final = 1 << 13
 _FILES: Final = (b"0", b"\0", b"7")
 
 
+_NAMES: Final = 16 << 20
+"""Bytes of names that are kept. Those of an image are a hundred for each layer."""
+
+
 @attrs.frozen
 class Place:
     """One entry: `kind` is its type flag, `b"0"` for any file; its data lie at `offset`."""
@@ -36,12 +40,16 @@ def contents(descriptor: int, *, entries: int) -> tuple[dict[bytes, Place], set[
     length = os.fstat(descriptor).st_size
     reader = _Skipping(descriptor, entries)
     found: dict[bytes, Place] = {}
+    held = 0
     twice: set[bytes] = set()
     while (member := reader.next()) is not None:
         if member.sparse is not None:
             raise bad(member.name, "it is sparse, which no file of an image is")
         if reader.position + member.size > length:
             raise bad(member.name, f"it should have {member.size} bytes, and the archive ends")
+        held += len(member.name) + len(member.link)
+        if held > _NAMES:
+            raise bad(None, f"its names have more than {_NAMES} bytes altogether")
         kind = b"0" if member.kind in _FILES else member.kind
         if member.name in found and kind != b"5":
             twice.add(member.name)

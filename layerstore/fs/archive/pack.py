@@ -35,17 +35,21 @@ def pack(
     note: Callable[[str], None] | None = None,
     finish: Callable[[], None] | None = None,
     only: Selection | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Iterator[bytes]:
     """The archive of what is below a directory, in pieces of some 128 KiB.
 
     `map_ids` maps owners on disk to those of the archive. `prefix`: of overlayfs's xattrs, by
     default as this process mounts. `note` is told of what was left out: sockets. `finish` is
     called before the end is written, and may refuse it. `only`: what goes in, of a directory that
-    is no layer but shows one mounted. Raises CannotPack and OSError, after pieces that make no
-    whole archive.
+    is no layer but shows one mounted. `progress` is told before each piece how many files are packed.
+    Raises CannotPack and OSError, after pieces that make no whole archive.
     """
     packing = _Packing(root_fd, map_ids, prefix or whiteout.namespace(), note, only)
-    yield from packing.run()
+    for piece in packing.run():
+        if progress is not None:
+            progress(packing.files)
+        yield piece
     if finish is not None:
         finish()
     yield header.END
@@ -84,6 +88,8 @@ class _Packing:
         self._prefix = prefix
         self._note = note
         self._only = only
+        self.files = 0
+        """What was met so far, of every kind."""
         self._parts: list[bytes] = []
         self._held = 0
         self._linked: dict[tuple[int, int], bytes] = {}
@@ -104,6 +110,7 @@ class _Packing:
                     continue
                 name, is_file, is_directory = entries.pop()
                 full = path + name
+                self.files += 1
                 if self._only is not None and full in self._only.gone:
                     self._add(header.full(_hiding(full), b"0", 0o600, 0, 0, 0, 0))
                 elif is_file:

@@ -62,9 +62,12 @@ def _sum(block: bytes) -> int:
 class Reader:
     """Reads the entries of one archive. Data that nobody asked for are passed over."""
 
-    def __init__(self, source: Source, limits: Limits) -> None:
+    def __init__(
+        self, source: Source, limits: Limits, progress: Callable[[int], None] | None = None
+    ) -> None:
         self._source = source
         self._limits = limits
+        self._progress = progress
         self._chunk = b""
         self._at = 0
         self._left = 0
@@ -72,12 +75,19 @@ class Reader:
         self._padding = 0
         self._owners: dict[bytes, tuple[int, int, int]] = {}
         self.entries = 0
+        """Headers so far, those for other ones too."""
+        self._extended = 0
         self.bytes = 0
         """Apparent sizes of the files so far."""
         self.trailing = 0
         """Bytes behind the two zero blocks that are not zero: ignored, as Docker does."""
 
     # --- the stream -------------------------------------------------------------------------
+
+    def _next_chunk(self) -> bytes:
+        if self._progress is not None:
+            self._progress(self.entries - self._extended)
+        return self._source.chunk()
 
     def _take(self, size: int) -> bytes:
         """The next bytes, so many; fewer only where the stream ends."""
@@ -88,7 +98,7 @@ class Reader:
         parts = [self._chunk[at:]]
         missing = size - len(parts[0])
         while missing > 0:
-            self._chunk = self._source.chunk()
+            self._chunk = self._next_chunk()
             if not self._chunk:
                 self._at = 0
                 return b"".join(parts)
@@ -100,7 +110,7 @@ class Reader:
     def _some(self, most: int) -> memoryview:
         """Some of the next bytes, without a copy; InvalidArchive where the stream ends."""
         if self._at >= len(self._chunk):
-            self._chunk, self._at = self._source.chunk(), 0
+            self._chunk, self._at = self._next_chunk(), 0
             if not self._chunk:
                 raise bad(None, f"it is cut off at byte {self._source.bytes}")
         piece = memoryview(self._chunk)[self._at : self._at + most]
@@ -162,6 +172,7 @@ class Reader:
                 link = self._data(member, "a link").partition(b"\0")[0]
             else:
                 break
+            self._extended += 1
         if records:
             pax.override(member, records)
         member.name = name or member.name
@@ -257,7 +268,7 @@ class Reader:
         if second != _ZERO:
             raise bad(None, "a single zero block stands between its entries")
         chunk = self._chunk[self._at :]
-        while chunk or (chunk := self._source.chunk()):
+        while chunk or (chunk := self._next_chunk()):
             self.trailing += len(chunk) - chunk.count(0)
             chunk = b""
 

@@ -64,14 +64,14 @@ class Digest:
 
 
 class Source:
-    """The uncompressed stream, in chunks, with what is counted on the way."""
+    """The uncompressed stream, in chunks, with what is counted on the way; `digested`: its digest, too."""
 
-    def __init__(self, stream: Readable, limits: Limits) -> None:
+    def __init__(self, stream: Readable, limits: Limits, *, digested: bool = True) -> None:
         self._stream = stream
         self._limits = limits
         self.bytes = 0
         self.compressed_bytes = 0
-        self._digest = Digest()
+        self._digest = Digest() if digested else None
         self._chunks = self._open()
 
     def __enter__(self) -> Self:
@@ -83,10 +83,13 @@ class Source:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._digest.end()
+        if self._digest is not None:
+            self._digest.end()
 
     def digest(self) -> str:
         """The sha256 of all that was given out; nothing more can be read."""
+        if self._digest is None:
+            raise ValueError("this source has no digest")
         return self._digest.end()
 
     def chunk(self) -> bytes:
@@ -94,7 +97,8 @@ class Source:
         chunk = next(self._chunks, b"")
         if chunk:
             self.bytes += len(chunk)
-            self._digest.update(chunk)
+            if self._digest is not None:
+                self._digest.update(chunk)
         return chunk
 
     def _read(self) -> bytes:

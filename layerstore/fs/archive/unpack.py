@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import struct
 from collections.abc import Callable
 from typing import Final
 
@@ -23,11 +22,11 @@ from layerstore.fs.archive.member import Limits, MapIds, Member, bad, shown
 from layerstore.fs.archive.place import HERE, PLNK, Place, components
 from layerstore.fs.archive.reader import Reader
 from layerstore.fs.archive.source import Readable, Source
+from layerstore.fs.archive.times import Times
 
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _NOBODY: Final = (1 << 32) - 1
 """The kernel reads this as "leave it as it is"."""
-_TIME: Final = struct.Struct("=qI")
 
 
 @attrs.frozen
@@ -55,18 +54,20 @@ def unpack(
     map_ids: MapIds | None = None,
     limits: Limits | None = None,
     prefix: str | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Unpacked:
     """Unpack a tar, plain or compressed with gzip or zstd, below an empty directory.
 
     `base`: there is no layer below, so that an opaque root means nothing; else it is refused, for
     the kernel does not heed it. `map_ids` maps owners to those on disk; the directory itself keeps
     its own owner, mode and times. `prefix`: of overlayfs's xattrs, by default as this process
-    mounts. Raises InvalidArchive, which names the entry, and OSError with the entry as its file.
-    What was unpacked before stays.
+    mounts. `progress` is told how many entries there were, whenever more is read. Raises
+    InvalidArchive, which names the entry, and OSError with the entry as its file. What was unpacked
+    before stays.
     """
     limits = limits or Limits()
     with Source(stream, limits) as source:
-        reader = Reader(source, limits)
+        reader = Reader(source, limits, progress)
         work = _Unpacking(reader, root_fd, base, map_ids, prefix or whiteout.namespace())
         try:
             work.run()
@@ -91,7 +92,7 @@ class _Unpacking:
         self._base = base
         self._map_ids = map_ids
         self._prefix = prefix
-        self._times = bytearray()
+        self._times = Times(root_fd)
         """Directories and their times, which are set when nothing more is put into them."""
         self.size, self.inodes = 0, 1
         self._make: dict[bytes, Callable[[Member, bytes], None]] = {
@@ -107,6 +108,7 @@ class _Unpacking:
         }
 
     def close(self) -> None:
+        self._times.close()
         self._place.close()
 
     def run(self) -> None:
@@ -189,7 +191,7 @@ class _Unpacking:
             raise
         # What follows is mostly in it.
         path = member.name.rstrip(b"/")
-        self._times += path + b"\0" + _TIME.pack(*divmod(member.mtime_ns, 10**9))
+        self._times.add(path, member.mtime_ns)
         self._place.stay_in(descriptor, path)
 
     def _hard_link(self, member: Member, base: bytes) -> None:
@@ -318,19 +320,13 @@ class _Unpacking:
 
     def _set_times(self) -> None:
         """The times of directories, in the order of the archive: the last one of a name stays."""
-        at = 0
-        while at < len(self._times):
-            end = self._times.index(0, at)
-            path = bytes(self._times[at:end])
-            seconds, rest = _TIME.unpack_from(self._times, end + 1)
-            at = end + 1 + _TIME.size
+        for path, mtime_ns in self._times:
             try:
                 descriptor = self._place.open([path], os.O_NOFOLLOW)
             except OSError:
                 continue  # something else took its place
             try:
-                nanoseconds = seconds * 10**9 + rest
-                os.utime(descriptor, ns=(nanoseconds, nanoseconds))
+                os.utime(descriptor, ns=(mtime_ns, mtime_ns))
             finally:
                 os.close(descriptor)
 
