@@ -108,11 +108,7 @@ def plan(
         seen = {(item.code, item.layer, item.path) for item in findings}
         findings = [item for item in again if (item.code, item.layer, item.path) in seen]
         judge = _Judge(view, manifest, inuse.below(found.home), live=bool(daemon), spared=before)
-    without = [
-        finding("unrecorded-layer", f"{layer} has no record", layer, f"{view.home}/{layer}")
-        for layer in judge.candidates()
-    ]
-    first = None if trust_records else lost.check(view, [*findings, *without])
+    first = None if trust_records else _lost(view, findings, judge)
     judged = sorted(judge.all(lost_metadata=first is not None), key=lambda one: one.layer)
     damage = {item.layer: item.message for item in findings if item.severity is m.Severity.DAMAGE}
     weighed = _Weigher(view, manifest, measure=measure)
@@ -123,6 +119,40 @@ def plan(
         daemon=daemon,
         lost_metadata=first is not None,
     )
+
+
+def why_kept(
+    found: Found,
+    layer: str,
+    *,
+    before: frozenset[str],
+    run_root: str | None = None,
+    trust_records: bool = False,
+) -> str:
+    """Why a layer is not to be removed as an orphan, by one more look; empty where it may be.
+
+    `before`: the orphans of a plan. Nothing is weighed, so that it can be asked for each of them.
+    """
+    user = living.daemon(found)
+    if user:
+        return user
+    view, manifest, findings = _look(found, run_root, None)
+    judge = _Judge(view, manifest, inuse.below(found.home), live=False, spared=before)
+    first = None if trust_records else _lost(view, findings, judge)
+    judged = {one.layer: one for one in judge.all(lost_metadata=first is not None)}
+    if layer not in judged:
+        return "it is gone"
+    one = judged[layer]
+    return "" if one.verdict is Verdict.ORPHANED else f"{one.verdict}: {one.why}"
+
+
+def _lost(view: View, findings: list[m.Finding], judge: _Judge) -> m.Finding | None:
+    """The finding that records look lost, also by what nothing names."""
+    without = [
+        finding("unrecorded-layer", f"{layer} has no record", layer, f"{view.home}/{layer}")
+        for layer in judge.candidates()
+    ]
+    return lost.check(view, [*findings, *without])
 
 
 def _look(
