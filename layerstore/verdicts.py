@@ -8,7 +8,7 @@ record that names a layer cannot be read, nothing is called an orphan.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Final
 
@@ -143,7 +143,10 @@ def why_kept(
     if layer not in judged:
         return "it is gone"
     one = judged[layer]
-    return "" if one.verdict is Verdict.ORPHANED else f"{one.verdict}: {one.why}"
+    if one.verdict is not Verdict.ORPHANED:
+        return f"{one.verdict}: {one.why}"
+    above = next((x for x in judge.unheld() if x != layer and layer in judge.below(x)), None)
+    return "" if above is None else f"{above} stands on it, and is not removed"
 
 
 def _lost(view: View, findings: list[m.Finding], judge: _Judge) -> m.Finding | None:
@@ -222,7 +225,7 @@ class _Judge:
                 found.setdefault(layer, "it looks like build cache, whose records cannot be read")
         return found
 
-    def _below(self, layer: str) -> set[str]:
+    def below(self, layer: str) -> set[str]:
         """What a layer stands on, by its records and by its `lower`."""
         found = {record.parent for record in self._records.get(layer, ()) if record.parent}
         seen = self._view.tree.layers.get(layer)
@@ -245,7 +248,7 @@ class _Judge:
             if layer in passed:
                 continue
             passed.add(layer)
-            for below in self._below(layer):
+            for below in self.below(layer):
                 if below not in found:
                     found[below] = f"it is below {layer}"
                 pending.append(below)
@@ -269,6 +272,10 @@ class _Judge:
         if self._manifest.kind == CONTAINERS_STORAGE:
             return shape == shapes.DIGEST_LIKE
         return shape is not None
+
+    def unheld(self) -> Iterator[str]:
+        """The layers that nothing holds: what is below any other is held itself."""
+        return (layer for layer in self._view.tree.layers if layer not in self._reasons)
 
     def candidates(self) -> tuple[str, ...]:
         """What nothing names, and could be an orphan."""

@@ -53,7 +53,7 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "audit": ("audit", "Compare journal, index, tree and mounts."),
         "repair": ("repair", "Mend what an audit finds."),
         "adopt": ("adopt", "Say what is in a tree of Docker's or podman's."),
-        "orphans": ("orphans", "List what fills the disk and nothing lists."),
+        "orphans": ("orphans", "List, or remove, what nothing lists."),
         "cleanup": ("upkeep", "Unmount everything that the store mounted."),
         "release": ("upkeep", "End the holds of a name that never returns."),
         "journal": ("journal", "See to the journal's size."),

@@ -97,17 +97,26 @@ def _cloned(above: str) -> int:
 
 
 def _check(place: Place, home: str) -> None:
-    """By this way the tree must be the one that is meant, and the quarantine on its file system."""
+    """By this way both must be what they are by their names, and on one file system.
+
+    A clone shows what lies below a mount: what was moved there, nobody would find.
+    """
     there = f"{place.base}/{place.home}" if place.home else place.base
-    end = os.path.dirname(f"{place.base}/{place.quarantine}")
+    beside = os.path.dirname(f"{place.base}/{place.quarantine}")
     try:
-        seen, real, beside = os.stat(there), os.stat(home), os.stat(end)
+        seen, real = _identity(there), _identity(home)
+        same = seen == real and _identity(beside) == _identity(os.path.dirname(place.path))
     except FileNotFoundError as error:
         raise Refused(
-            f"{error.filename} is not there.", hint="--quarantine DIR names one."
+            f"There is no directory {os.path.dirname(place.path)}.", hint="Is --quarantine right?"
         ) from error
-    if (seen.st_dev, seen.st_ino) != (real.st_dev, real.st_ino) or beside.st_dev != real.st_dev:
+    if not same or _identity(beside)[0] != real[0]:
         raise Refused(
             f"{place.path} is not on the file system of {home}, and nothing can be renamed to it.",
             hint="--quarantine DIR names a directory on the same one, outside of that tree.",
         )
+
+
+def _identity(path: str) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino

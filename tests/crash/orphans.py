@@ -35,7 +35,8 @@ from tests.crash import shim
 from tests.crash.disk import Disk
 from tests.legacy.trees import docker_tree, hexed, link_of, podman_tree, put_layer
 
-TOP, UNDER = hexed("orphan"), hexed("under the orphan")
+TOP, UNDER = hexed("goes first"), hexed("goes second")
+"""Other names than any test mounts: a mount of another tree's layer of that name would keep it."""
 VERBS: Final = ("remove", "restore", "empty")
 TREES: Final = ("docker", "podman")
 PATIENCE: Final = 60
@@ -50,16 +51,16 @@ class Subject:
 
     def make(self) -> None:
         """The tree, new."""
-        if self.kind == "docker":
-            docker_tree(self.tree)
-        else:
-            made = podman_tree(self.tree)
-            shutil.rmtree(made.home / TOP)
-            (made.home / "l" / link_of(TOP)).unlink()
-            put_layer(made.home, UNDER, podman=True)
-            put_layer(made.home, TOP, UNDER, podman=True)
-            for name in ("storage.lock", "overlay-layers/layers.lock"):
-                (made.root / name).touch()
+        podman = self.kind == "podman"
+        made = podman_tree(self.tree) if podman else docker_tree(self.tree)
+        for layer in (hexed("orphan"), hexed("under the orphan")):
+            if (made.home / layer).exists():
+                shutil.rmtree(made.home / layer)
+                (made.home / "l" / link_of(layer)).unlink()
+        put_layer(made.home, UNDER, podman=podman)
+        put_layer(made.home, TOP, UNDER, podman=podman)
+        for name in ("storage.lock", "overlay-layers/layers.lock") if podman else ():
+            (made.root / name).touch()
         second = self.home / "l" / ("Z" * 26)  # an orphan can have a link too many
         second.symlink_to(f"../{TOP}/diff")
 
