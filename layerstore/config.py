@@ -10,6 +10,7 @@ container's service variables) use the prefix too.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -33,6 +34,7 @@ DEFAULT_TIMEOUT: Final = 30.0
 DEFAULT_DOCKER_ROOT: Final = "/var/lib/docker"
 DEFAULT_DOCKER_TIMEOUT: Final = 300.0
 DEFAULT_COMPACT_ABOVE: Final = 100_000
+DEFAULT_ORPHAN_GRACE: Final = 7 * 86_400.0
 DEFAULT_MAX_SIZE: Final = 1 << 40
 DEFAULT_MAX_ENTRIES: Final = 10_000_000
 DEFAULT_MAX_RATIO: Final = 2_000
@@ -113,6 +115,18 @@ def _map(name: str) -> Callable[[object], tuple[options.IdMap, ...]]:
     return lambda value: options.parse_maps(name, _texts(value))
 
 
+_AGE: Final = re.compile(r"(\d+(?:\.\d+)?) ?([smhdw]?)", re.ASCII)
+_UNITS: Final = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
+
+
+def age(value: object) -> float:
+    """Seconds, from a number of them or a text such as `7d`. ValueError for what is neither."""
+    found = _AGE.fullmatch(str(value))
+    if isinstance(value, bool) or found is None:
+        raise ValueError("it must be a time, such as 12h or 7d")
+    return float(found[1]) * _UNITS[found[2]]
+
+
 def _roots(value: object) -> tuple[str, ...]:
     roots = _texts(value)
     if not all(os.path.isabs(root) for root in roots):
@@ -136,6 +150,7 @@ _CHECKS: Final[Mapping[str, Callable[[object], Any]]] = {
     "gid_map": _map("gid"),
     "docker_roots": _roots,
     "docker_timeout": _bounded,
+    "orphan_grace": age,
 }
 
 
@@ -173,6 +188,8 @@ class Settings:
     """Directories below which dockerd may say that its home is."""
     docker_timeout: float = DEFAULT_DOCKER_TIMEOUT
     """Seconds in which a request of dockerd is answered, with an error if need be."""
+    orphan_grace: float = DEFAULT_ORPHAN_GRACE
+    """Seconds before an orphan that was set aside may be removed for good."""
     origins: Mapping[str, str] = attrs.field(factory=dict, converter=_frozen, hash=False)
 
 

@@ -8,7 +8,7 @@ record that names a layer cannot be read, nothing is called an orphan.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Final
 
@@ -108,11 +108,7 @@ def plan(
         seen = {(item.code, item.layer, item.path) for item in findings}
         findings = [item for item in again if (item.code, item.layer, item.path) in seen]
         judge = _Judge(view, manifest, inuse.below(found.home), live=bool(daemon), spared=before)
-    without = [
-        finding("unrecorded-layer", f"{layer} has no record", layer, f"{view.home}/{layer}")
-        for layer in judge.candidates()
-    ]
-    first = None if trust_records else lost.check(view, [*findings, *without])
+    first = None if trust_records else _lost(view, findings, judge)
     judged = sorted(judge.all(lost_metadata=first is not None), key=lambda one: one.layer)
     damage = {item.layer: item.message for item in findings if item.severity is m.Severity.DAMAGE}
     weighed = _Weigher(view, manifest, measure=measure)
@@ -123,6 +119,43 @@ def plan(
         daemon=daemon,
         lost_metadata=first is not None,
     )
+
+
+def why_kept(
+    found: Found,
+    layer: str,
+    *,
+    before: frozenset[str],
+    run_root: str | None = None,
+    trust_records: bool = False,
+) -> str:
+    """Why a layer is not to be removed as an orphan, by one more look; empty where it may be.
+
+    `before`: the orphans of a plan. Nothing is weighed, so that it can be asked for each of them.
+    """
+    user = living.daemon(found)
+    if user:
+        return user
+    view, manifest, findings = _look(found, run_root, None)
+    judge = _Judge(view, manifest, inuse.below(found.home), live=False, spared=before)
+    first = None if trust_records else _lost(view, findings, judge)
+    judged = {one.layer: one for one in judge.all(lost_metadata=first is not None)}
+    if layer not in judged:
+        return "it is gone"
+    one = judged[layer]
+    if one.verdict is not Verdict.ORPHANED:
+        return f"{one.verdict}: {one.why}"
+    above = next((x for x in judge.unheld() if x != layer and layer in judge.below(x)), None)
+    return "" if above is None else f"{above} stands on it, and is not removed"
+
+
+def _lost(view: View, findings: list[m.Finding], judge: _Judge) -> m.Finding | None:
+    """The finding that records look lost, also by what nothing names."""
+    without = [
+        finding("unrecorded-layer", f"{layer} has no record", layer, f"{view.home}/{layer}")
+        for layer in judge.candidates()
+    ]
+    return lost.check(view, [*findings, *without])
 
 
 def _look(
@@ -192,7 +225,7 @@ class _Judge:
                 found.setdefault(layer, "it looks like build cache, whose records cannot be read")
         return found
 
-    def _below(self, layer: str) -> set[str]:
+    def below(self, layer: str) -> set[str]:
         """What a layer stands on, by its records and by its `lower`."""
         found = {record.parent for record in self._records.get(layer, ()) if record.parent}
         seen = self._view.tree.layers.get(layer)
@@ -215,7 +248,7 @@ class _Judge:
             if layer in passed:
                 continue
             passed.add(layer)
-            for below in self._below(layer):
+            for below in self.below(layer):
                 if below not in found:
                     found[below] = f"it is below {layer}"
                 pending.append(below)
@@ -239,6 +272,10 @@ class _Judge:
         if self._manifest.kind == CONTAINERS_STORAGE:
             return shape == shapes.DIGEST_LIKE
         return shape is not None
+
+    def unheld(self) -> Iterator[str]:
+        """The layers that nothing holds: what is below any other is held itself."""
+        return (layer for layer in self._view.tree.layers if layer not in self._reasons)
 
     def candidates(self) -> tuple[str, ...]:
         """What nothing names, and could be an orphan."""

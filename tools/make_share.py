@@ -36,6 +36,11 @@ ENVIRONMENT = [
         "Directories, with commas between them, below which Docker may say that its home is; "
         "/var/lib/docker by default.",
     ),
+    (
+        "LAYERSTORE_ORPHAN_GRACE",
+        "How long an orphan that was set aside stays before orphans --empty removes it for good; "
+        "7d by default.",
+    ),
     ("LAYERSTORE_CONFIG", "One configuration file that is read instead of those below FILES."),
     ("NO_COLOR, TERM=dumb", "No colours, unless --color asks for them."),
     (

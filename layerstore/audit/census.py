@@ -30,7 +30,14 @@ HALF_UNPACKED: Final = (".pivot_root", "temp-docker-extract")
 """How names in `diff` begin that a killed extraction leaves."""
 _VOLATILE: Final = f"{layout.WORK}/work/incompat/volatile"
 _OURS: Final = frozenset(
-    {layout.LINKS, layout.OWN, "backingFsBlockDev", "lost+found", ".has-mount-program"}
+    {
+        layout.LINKS,
+        layout.OWN,
+        layout.ORPHANS,
+        "backingFsBlockDev",
+        "lost+found",
+        ".has-mount-program",
+    }
 )
 STEP: Final = 512
 """Layers between two words about how far it is."""

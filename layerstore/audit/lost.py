@@ -30,7 +30,7 @@ def check(view: View, found: list[m.Finding]) -> m.Finding | None:
         )
     if view.records is not None:
         return _by_index(view, found)
-    unrecorded = sum(item.code == "unrecorded-layer" for item in found)
+    unrecorded = len({item.layer for item in found if item.code == "unrecorded-layer"})
     if unrecorded >= _FEW and unrecorded * 2 >= layers:
         return _said(
             view, f"{unrecorded} of {layers} layers have no record in their engine's metadata"

@@ -54,7 +54,7 @@ COMMANDS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "repair": ("repair", "Mend what an audit finds."),
         "adopt": ("adopt", "Make an index of a tree of Docker's or podman's."),
         "release-tree": ("tenancy", "End the index of an adopted tree."),
-        "orphans": ("adopt", "List what fills the disk and nothing lists."),
+        "orphans": ("orphans", "List, or remove, what nothing lists."),
         "cleanup": ("upkeep", "Unmount everything that the store mounted."),
         "release": ("upkeep", "End the holds of a name that never returns."),
         "journal": ("journal", "See to the journal's size."),

@@ -1,4 +1,4 @@
-"""Owns the commands about trees of other programs: `adopt`, `orphans`; what is there, `verdicts` knows."""
+"""Owns the command `adopt`: what is in a tree of another program, as `verdicts` knows it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from layerstore.cli import exits
 from layerstore.cli.app import App, Command, pass_app
 from layerstore.cli.audit import Bar
 from layerstore.cli.output import clean, many, size
@@ -27,7 +26,7 @@ _WORDS: Final = {
 }
 
 
-def _options(command: Any) -> Any:
+def options(command: Any) -> Any:
     """What both commands ask for."""
     for option in (
         click.argument("path", type=click.Path(path_type=str)),
@@ -59,7 +58,7 @@ def _options(command: Any) -> Any:
     return command
 
 
-def _planned(app: App, path: str, wanted: dict[str, Any]) -> Plan:
+def planned(app: App, path: str, wanted: dict[str, Any]) -> Plan:
     from layerstore import verdicts
     from layerstore.legacy import containers_storage, detecting
 
@@ -75,7 +74,7 @@ def _planned(app: App, path: str, wanted: dict[str, Any]) -> Plan:
 
 
 @click.command("adopt", cls=Command)
-@_options
+@options
 @click.option("--plan", is_flag=True, help="Say what is there. Changes nothing.")
 @click.option(
     "--journal",
@@ -105,9 +104,9 @@ def adopt_command(
 
         tenancy.adopt(app, path, journal=journal, take_over=take_over, **wanted)
         return
-    found = _planned(app, path, wanted)
+    found = planned(app, path, wanted)
     if app.out.json:
-        app.out.document(**_document(found, every=True))
+        app.out.document(**document(found, every=True))
         return
     _tell_sources(app, found)
     _tell_counts(app, found)
@@ -115,34 +114,10 @@ def adopt_command(
     _tell_certainty(app, found)
 
 
-@click.command("orphans", cls=Command)
-@_options
-@pass_app
-@click.pass_context
-def orphans_command(ctx: click.Context, app: App, /, path: str, **wanted: Any) -> None:
-    """List what fills the disk and nothing lists. Changes nothing.
-
-    PATH is as for 'adopt'. An orphan is in no record of the program's, below no layer that is, and
-    used by no mount in any mount namespace and no process. The exit code is 4 if there are any.
-    """
-    from layerstore.verdicts import Verdict
-
-    found = _planned(app, path, wanted)
-    orphans = found.of(Verdict.ORPHANED)
-    if app.out.json:
-        app.out.document(**_document(found, every=False))
-    else:
-        for one in orphans:
-            app.out.line(clean(f"{one.layer}  {_size(one)}  {one.why}"))
-        if not app.out.quiet:
-            _tell_others(app, found)
-    ctx.exit(exits.FINDINGS if orphans else 0)
-
-
 # --- as data --------------------------------------------------------------------------------------
 
 
-def _document(found: Plan, *, every: bool) -> dict[str, Any]:
+def document(found: Plan, *, every: bool) -> dict[str, Any]:
     from layerstore.verdicts import Verdict
 
     manifest = found.manifest
@@ -215,7 +190,7 @@ def _tell_layers(app: App, found: Plan, verdict: Verdict) -> None:
     app.out.line()
     app.out.line(app.out.style(f"{verdict.value.capitalize()}:", bold=True))
     for one in layers if app.out.verbose else layers[:_SHOWN]:
-        app.out.line(clean(f"  {one.layer}  {_size(one)}  {one.why}"))
+        app.out.line(clean(f"  {one.layer}  {size_of(one)}  {one.why}"))
     if len(layers) > _SHOWN and not app.out.verbose:
         app.out.line(f"  … and {len(layers) - _SHOWN} more (-v lists them)")
 
@@ -234,7 +209,7 @@ def _tell_damage(app: App, found: Plan) -> None:
         app.out.line(f"  … and {len(damage) - _SHOWN} more (-v lists them)")
 
 
-def _tell_others(app: App, found: Plan) -> None:
+def tell_others(app: App, found: Plan) -> None:
     from layerstore.verdicts import Verdict
 
     counts = ", ".join(f"{len(found.of(v))} {v.value} ({size(found.bytes_of(v))})" for v in Verdict)
@@ -261,5 +236,5 @@ def _tell_certainty(app: App, found: Plan) -> None:
         )
 
 
-def _size(one: Judged) -> str:
+def size_of(one: Judged) -> str:
     return "-" if one.bytes is None else size(one.bytes)

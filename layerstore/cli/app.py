@@ -50,6 +50,10 @@ class App:
             self._settings = config.load(os.environ, flags, ordinary=ordinary)
         return self._settings
 
+    def forget_settings(self) -> None:
+        """They are made anew: --home is another one."""
+        self._settings = None
+
     def reader(self) -> Reader:
         """The store, opened to be asked: nothing is settled, nothing is written."""
         from layerstore.reader import Reader

@@ -84,7 +84,7 @@ def _repair(app: App, only: tuple[str, ...], *, only_plan: bool, yes: bool) -> i
         return exits.FINDINGS if acts or plan.left else 0
     if not app.out.json and not yes:
         _tell_plan(app, plan)
-    _ask(f"Do {many(len(acts), 'act')}, and what they bring to light?", yes)
+    ask(f"Do {many(len(acts), 'act')}, and what they bring to light?", yes)
     with app.store() as store:
         outcome = store.repair(only=only, told=None if app.out.json else partial(_tell_act, app))
     if app.out.json:
@@ -109,7 +109,7 @@ def _document(
     )
 
 
-def _ask(question: str, yes: bool) -> None:
+def ask(question: str, yes: bool) -> None:
     """Go on if somebody says so. Raises InvalidArgument where nobody can be asked."""
     if yes:
         return
@@ -162,7 +162,7 @@ def _tell_act(app: App, item: Done) -> None:
 
 
 def _undo(app: App, operation: str, yes: bool) -> int:
-    _ask(f"Take back operation {operation}?", yes)
+    ask(f"Take back operation {operation}?", yes)
     with app.store() as store:
         done = store.undo_repair(operation)
     if app.out.json:
@@ -174,7 +174,7 @@ def _undo(app: App, operation: str, yes: bool) -> int:
 
 def _empty(app: App, yes: bool) -> int:
     """What was set aside goes for good."""
-    _ask("Remove for good what lies in the quarantine?", yes)
+    ask("Remove for good what lies in the quarantine?", yes)
     with app.store() as store:
         emptied = store.empty_quarantine()
     failed = [item for item in emptied if item.message]

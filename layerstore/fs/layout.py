@@ -37,6 +37,8 @@ from typing import Final
 
 LINKS: Final = "l"
 OWN: Final = ".layerstore"
+ORPHANS: Final = ".layerstore-orphans"
+"""Beside Docker's layers: what `layerstore orphans --remove` set aside. No part of a store."""
 STORE_FILE: Final = f"{OWN}/store.json"
 PLACE_FILE: Final = f"{OWN}/place.json"
 ADOPTED: Final = f"{OWN}/adopted.json"

@@ -26,6 +26,8 @@ MS_REMOUNT = 32
 MS_BIND = 4096
 MS_REC = 16384
 MS_PRIVATE = 1 << 18
+# open_tree(2)
+OPEN_TREE_CLONE = 1
 # fsopen(2), fsconfig(2), fsmount(2), move_mount(2)
 FSOPEN_CLOEXEC = 1
 FSCONFIG_SET_FLAG = 0
@@ -184,6 +186,11 @@ def fsconfig(fd: int, command: int, key: str | None, value: str | None, aux: int
 def fsmount(fd: int, flags: int, attributes: int) -> int:
     """fsmount(2): a descriptor for a mount that is attached nowhere yet."""
     return _call("fsmount", fd, ctypes.c_uint(flags), ctypes.c_uint(attributes))
+
+
+def open_tree(dir_fd: int, path: str, flags: int) -> int:
+    """open_tree(2): with OPEN_TREE_CLONE a copy of one mount, without what is mounted upon it."""
+    return _call("open_tree", dir_fd, _bytes(path), ctypes.c_uint(flags), path=path)
 
 
 def move_mount(from_fd: int, from_path: str, to_fd: int, to_path: str, flags: int) -> None:

@@ -17,6 +17,8 @@
     living      many processes on one home, of which some are killed (--limit SECONDS)
     traffic     so many gets and puts (--limit PAIRS), and how large the journal's files become
     together    SIGKILL at the trace points of threads whose writes share a transaction
+    orphans     kills in the removal of orphans of a foreign tree (TREE:VERB), and orphans-cut its power
+                cuts (TREE:VERB:FILE_SYSTEM)
     soak        a mixed load, and whether anything grows under it (--limit SECONDS)
 
 Each runs as a process of its own, the fork server, and prints one line of JSON about itself. A
@@ -556,6 +558,20 @@ def together(options: argparse.Namespace, result: Result) -> None:
         result.calls = counts["died_at"]
 
 
+def orphans(options: argparse.Namespace, result: Result) -> None:
+    """At every call of the removal of two orphans, of the way back, and of the end of them."""
+    from tests.crash.orphans import kills
+
+    kills(options, result)
+
+
+def orphans_cut(options: argparse.Namespace, result: Result) -> None:
+    """The same on a disk whose power is cut."""
+    from tests.crash.orphans import cuts
+
+    cuts(options, result)
+
+
 def count(options: argparse.Namespace, result: Result) -> None:
     """No fault: how often the library saw which call, between two calls that strace can find."""
     from tests.crash.bench import Fault, bench
@@ -591,6 +607,8 @@ CAMPAIGNS = {
     "together": together,
     "soak": soak,
     "traffic": traffic,
+    "orphans": orphans,
+    "orphans-cut": orphans_cut,
     "count": count,
 }
 

@@ -1,0 +1,41 @@
+"""Kills and power cuts in the removal of orphans, in the way back, and in the end of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.crash.campaigns import LONG, Campaigns
+from tests.crash.orphans import MUTANTS, TREES, VERBS
+
+pytestmark = [pytest.mark.crash, pytest.mark.campaign, pytest.mark.root]
+
+CUTS = 12
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("tree", TREES)
+def test_a_kill_leaves_each_orphan_whole(campaigns: Campaigns, tree: str, verb: str) -> None:
+    """A process may be killed at any mutating call: each orphan is in one place, whole, and the next goes on."""
+    result = campaigns.run("orphans", f"{tree}:{verb}")
+    assert result["points"] >= 20
+    assert result["points"] == result["kills"]
+
+
+@pytest.mark.parametrize("file_system", ["ext4", "xfs"])
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_power_cut_leaves_each_orphan_whole(
+    campaigns: Campaigns, verb: str, file_system: str
+) -> None:
+    """The same of a power cut, and what was acknowledged before it stays so."""
+    tree = "podman" if verb == "remove" else "docker"
+    limit = "0" if LONG else str(CUTS)
+    result = campaigns.run("orphans-cut", f"{tree}:{verb}:{file_system}", "--limit", limit)
+    assert result["points"] >= (result["possible"] if LONG else CUTS)
+
+
+@pytest.mark.parametrize("name", sorted(MUTANTS))
+def test_a_changed_order_is_caught(campaigns: Campaigns, name: str) -> None:
+    """Kills and cuts are not blind: an order of steps that loses something is found to do so."""
+    mutant = MUTANTS[name]
+    result = campaigns.run(mutant.campaign, mutant.scenario, "--mutant", name)
+    assert result["caught"], f"nothing caught that {mutant.what}"
