@@ -36,7 +36,7 @@ class Planned:
 PLANS: Final = (
     Planned(
         "create",
-        "create-sync-parent",
+        "create-child",
         e.LayerCreateIntended(
             _L, "A" * 26, _P, "P" * 26, "l/" + "P" * 26, 1, False, {}, {}, "", True, True, False
         ),
