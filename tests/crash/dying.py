@@ -108,7 +108,10 @@ def dying_bench(kind: str, scenario: Scenario) -> Iterator[DyingBench]:
 
 
 def sweep(options: argparse.Namespace, result: Any, judge: Callable[..., None]) -> None:
-    """A death after each number of writes, or after --limit of them; reads fail in every second."""
+    """A death after each number of writes, or after --limit of them; reads fail in every second.
+
+    And more of them, until --kills processes died of SIGBUS, or there are no more.
+    """
     kind, _, name = options.scenario.partition(":")
     chance = random.Random(f"{options.seed} {options.scenario}")
     with dying_bench(kind, ALL[name]) as place:
@@ -127,6 +130,9 @@ def sweep(options: argparse.Namespace, result: Any, judge: Callable[..., None]) 
             points = sorted(chance.sample(points, options.limit))
         for index in points:
             one(place, result, Fault("call", index, chance.choice(("eio", "error"))), judge)
+        rest = chance.sample(range(writes + 1), writes + 1)
+        while rest and result.calls.get(BUS, 0) < options.kills:
+            one(place, result, Fault("call", rest.pop(), "eio"), judge)
 
 
 def one(place: DyingBench, result: Any, fault: Fault, judge: Callable[..., None]) -> None:

@@ -109,7 +109,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--limit", type=int, default=0, help="pairs to visit; 0: all")
     parser.add_argument("--all", action="store_true", help="visit the same state twice, too")
     parser.add_argument("--workers", type=int, default=4, help="processes of `living`")
-    parser.add_argument("--kills", type=int, default=0, help="of `living`: at least so many")
+    parser.add_argument(
+        "--kills", type=int, default=0, help="of `living`, `dying`: at least so many"
+    )
     parser.add_argument("--mutant", default="")
     parser.add_argument("--only", default="", help="one fault: call:17:before or point:3:before")
     parser.add_argument("--then", default="", help="a second one, in the recovery")

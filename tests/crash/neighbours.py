@@ -36,7 +36,7 @@ class Planned:
 PLANS: Final = (
     Planned(
         "create",
-        "create-sync-parent",
+        "create-child",
         e.LayerCreateIntended(
             _L, "A" * 26, _P, "P" * 26, "l/" + "P" * 26, 1, False, {}, {}, "", True, True, False
         ),
@@ -111,15 +111,14 @@ def _found() -> dict[str, Mutant]:
             name = f"{planned.verb}:{first}>{second}"
             patch = _swap(type(planned.intent), first, second)
             what = f"{planned.verb} does {second} before {first}"
-            found[name] = Mutant(what, planned.scenario, patch)
+            found[name] = Mutant(what, WHERE.get(name, planned.scenario), patch)
     return found
 
-
-SWAPS: Final = _found()
 
 FAILS, KILL, CUT = "fails", "kill", "cut"
 CAUGHT: Final = {
     "create:MakeDirectory(stage)>MakeDirectory(diff)": FAILS,
+    "create:SyncDirectory(l)>Publish(stage)": CUT,
     "create:Publish(stage)>SyncDirectory(home)": CUT,
     "remove:Unmount>RemoveDirectory(merged)": FAILS,
     "remove:MoveToTrash(layer)>RemoveSymlink(link)": KILL,
@@ -128,6 +127,8 @@ CAUGHT: Final = {
     "put:Unmount>RemoveDirectory(merged)": FAILS,
 }
 """What shows it: nobody dies and it fails all the same, a sweep of kills, states of a disk with btrfs."""
+WHERE: Final = {"create:SyncDirectory(l)>Publish(stage)": "create-while-others-sync"}
+"""Where, if not in the scenario of its verb."""
 
 _UNSEEN = (
     "both are made before anything is synced and before the layer has its name, so that a cut leaves any "
@@ -148,9 +149,6 @@ ALIKE: Final = {
     "create:SyncFile(lower)>SyncMark(parent)": _TWO_SYNCS,
     "create:SyncMark(parent)>SyncDirectory(stage)": _TWO_SYNCS,
     "create:SyncDirectory(stage)>SyncDirectory(l)": _TWO_SYNCS,
-    "create:SyncDirectory(l)>Publish(stage)": "the new name is on the disk for sure when the home is "
-    "synced, which is behind both; where a file system writes it earlier by itself, it writes what was "
-    "done before it, too: its transactions are in order, and the link was made before",
     "remove:RemoveSymlink(link)>RemoveFile(manifest)": "the layer is in the trash by then, and recovery "
     "does both from there, however often; neither is synced",
     "remove:RemoveFile(manifest)>SyncDirectory(home)": "the manifest is in another directory than the one "
@@ -159,3 +157,5 @@ ALIKE: Final = {
     "staging or in the trash is what recovery reads the digest from, in either of them",
 }
 """Swaps that nothing shows, and why nothing can."""
+
+SWAPS: Final = _found()

@@ -27,7 +27,7 @@ import attrs
 from layerstore import Reader, plan
 from layerstore import events as e
 from layerstore.db import engine, reserve
-from layerstore.fs import ballast, syscalls
+from layerstore.fs import ballast, syscalls, trace
 from layerstore.fs import steps as s
 from tests.crash import bench as benches
 from tests.crash import shim
@@ -41,9 +41,11 @@ from tests.crash.model import (
     Facts,
     Get,
     KeepOpen,
+    Live,
     Meanwhile,
     Open,
     Put,
+    Remove,
     State,
     Verb,
     Write,
@@ -62,7 +64,40 @@ FIRST: Final = Scenario(
     "create-first-child", "empty", (Open(), Create("base")), (Create("a", Facts("base")),)
 )
 """The parent is not committed yet, and on the disk already: nothing syncs the intent."""
-ALL: Final = {**SCENARIOS, WRITTEN.name: WRITTEN, FIRST.name: FIRST}
+
+
+@attrs.frozen
+class OthersSync(Verb):
+    """From here on somebody else syncs a file of theirs behind every step: what that brings to the disk
+    of what the store did so far is there for good, and nothing else need be."""
+
+    def act(self, live: Live) -> dict[str, Any]:
+        outer, path = trace.current(), live.home.parent / "theirs"
+
+        def hook(point: str) -> None:
+            if outer is not None:
+                outer(point)
+            if point.endswith(":after"):
+                with contextlib.suppress(OSError), path.open("ab", buffering=0) as file:
+                    file.write(b"x")
+                    os.fsync(file.fileno())
+
+        trace.set_trace(hook)
+        return {}
+
+
+_OTHERS: Final = (Open(), OthersSync())
+_CHILD: Final = Create("a", Facts("base"))
+_FILES: Final = (("etc", "of an archive\n"),)
+WHILE_OTHERS_SYNC: Final = tuple(
+    Scenario(f"{name}-while-others-sync", "chain", _OTHERS, verbs)
+    for name, verbs in (
+        ("create", (_CHILD,)),
+        ("remove", (Remove("mid"), _CHILD, Remove("a"))),
+        ("apply", (_CHILD, Apply("a", _FILES))),
+    )
+)
+ALL: Final = {**SCENARIOS, **{one.name: one for one in (WRITTEN, FIRST, *WHILE_OTHERS_SYNC)}}
 BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
 _MARKS: Final = (Create, Apply)
 """Verbs whose last event is synced when they answer."""

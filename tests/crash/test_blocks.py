@@ -25,10 +25,12 @@ SHORT = {
     "create-child": 70,
     "create-on-written": 50,
     "create-first-child": 40,
+    "create-while-others-sync": 20,
     "life": 70,
     "open-lost-intents": 40,
     "put-last-name": 30,
     "remove-child": 50,
+    "remove-while-others-sync": 20,
     "create+apply+get": 50,
 }
 """How many states of a scenario are looked at, on each file system; the long form has 120 of all."""

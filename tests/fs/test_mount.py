@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from layerstore.fs import mount, syscalls
+from layerstore.fs import files, mount, syscalls
 from layerstore.fs.mount import (
     STYLES,
     OverlayOptions,
@@ -382,8 +382,8 @@ def test_probe_in_a_long_home(scratch, make_home, kernel):
 
 def test_probe_that_cannot_answer(layer_home, monkeypatch):
     """Where the kernel switches the index off, the probe raises instead of saying that all is free."""
-    real = os.path.isdir
-    monkeypatch.setattr(os.path, "isdir", lambda path: real(path) and "/work/index" not in path)
+    real = files.is_directory
+    monkeypatch.setattr(files, "is_directory", lambda path: real(path) and "/index" not in path)
     with pytest.raises(OSError) as caught:
         upper_is_free(layer_home.upper, layer_home.scratch)
 

@@ -24,7 +24,7 @@ import attrs
 from layerstore.db import reserve
 from layerstore.fs import ballast
 from tests.crash.cutmutants import MUTANTS
-from tests.crash.invariants import Violation, judge, mend
+from tests.crash.invariants import Violation, judge, mend, require
 from tests.crash.model import (
     Apply,
     Compact,
@@ -196,6 +196,11 @@ def say(value: Any) -> None:
     print(f"{SAID}{json.dumps(value)}", flush=True)
 
 
+def flushes() -> int:
+    """How often the disk was told to write out what it has: each is waited for."""
+    return int(Path("/sys/block/ubda/stat").read_text().split()[15])
+
+
 def judged(home: Path, told: Told) -> State:
     """What the cut left, which must be what was acknowledged; the state that the store is in."""
     if told.past is None:
@@ -227,7 +232,10 @@ def work(home: Path, told: Told, state: State) -> None:
     """Until the power goes."""
     live = Live(home)
     for verb in course(told.life, told.seed, state):
+        before = flushes()
         value = verb.act(live)
+        if isinstance(verb, Create | Apply | Remove):
+            require(flushes() > before, f"{verb} answered, and had its disk flush nothing")
         if live.store is not None:
             value["seq"] = live.store.last_seq()
         say({"value": value, "verb": type(verb).__name__})
