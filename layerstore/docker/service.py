@@ -236,8 +236,8 @@ class Service(Homes):
     # --- too late ------------------------------------------------------------------------------
 
     def take_back(self, note: Lost) -> None:
-        """Undo what was done for a request that was given up before: its client has an error for an
-        answer, and will not undo it. What ends something stays done.
+        """Undo what was done for a request that was given up before, or whose client died over it: it has an
+        error for an answer or none, and will not undo it. What ends something stays done.
         """
         with contextlib.suppress(LayerstoreError), self.using() as opened:
             if note.method == "Get":
