@@ -63,18 +63,22 @@ class Material:
     def __init__(self, place: str) -> None:
         self.top = Path(place, "dockers")
         self.top.mkdir()
-        self.archive = self.top / "large.tar"
         self.context = self.top / "context"
-        with tarfile.open(self.archive, "w", format=tarfile.GNU_FORMAT) as tar:
-            for number in range(FILES):
-                entry = tarfile.TarInfo(f"d{number // 100}/file{number}")
-                entry.size, entry.mtime = FILE_SIZE, 1_700_000_000
-                tar.addfile(entry, io.BytesIO(os.urandom(FILE_SIZE)))
         self.context.mkdir()
         steps = [f"COPY f{number} /data/f{number}" for number in range(STEPS)]
         (self.context / "Dockerfile").write_text("\n".join(["FROM bb", *steps]))
         for number in range(STEPS):
             (self.context / f"f{number}").write_text(f"{number}\n")
+
+    @functools.cached_property
+    def archive(self) -> Path:
+        path = self.top / "large.tar"
+        with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
+            for number in range(FILES):
+                entry = tarfile.TarInfo(f"d{number // 100}/file{number}")
+                entry.size, entry.mtime = FILE_SIZE, 1_700_000_000
+                tar.addfile(entry, io.BytesIO(os.urandom(FILE_SIZE)))
+        return path
 
 
 class Daemon:

@@ -34,6 +34,8 @@ def bench(*options: str, path: str | None = None) -> subprocess.CompletedProcess
         "create, process, 10 layers",
         "create, full, base layers: 32 threads against one",
         "open after kill -9, 3 in flight, 10 layers",
+        "Docker: a request that does no work",
+        pytest.param("docker run --rm, process", marks=[pytest.mark.crash, pytest.mark.campaign]),
     ],
 )
 def test_a_row_has_both_sides(tmp_path: Path, row: str) -> None:

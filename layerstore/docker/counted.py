@@ -59,27 +59,22 @@ class Turns:
                     del self._turns[layer]
 
 
-def settle(pending: Pending, held: Callable[[str], int]) -> dict[str, Lost]:
+def settle(pending: Pending, held: Callable[[str], int]) -> None:
     """Find out which of the requests that a dead server left were counted, before anything else is
     asked for; `held`: how often docker holds a layer.
-
-    The layers whose Put was, each with its request.
     """
-    given: dict[str, Lost] = {}
     for method, more in ADDS.items():
         for lost in pending.lost(method):
-            layer = _layer(lost)
+            layer = layer_of(lost)
             if layer is None:
                 continue
             # A Put that found no hold changes nothing when it is done again.
             if not lost.done and lost.before is not None and held(layer) == lost.before + more:
                 pending.did(lost)
-            if lost.done and method == "Put":
-                given[layer] = lost
-    return given
 
 
-def _layer(lost: Lost) -> str | None:
+def layer_of(lost: Lost) -> str | None:
+    """The layer that it is about."""
     try:
         return protocol.about(protocol.fields(lost.body)).id
     except InvalidArgument:

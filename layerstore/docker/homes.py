@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from layerstore.docker import counted, protocol
-from layerstore.docker.pending import Lost, Pending
+from layerstore.docker.pending import Pending
 from layerstore.docker.watch import ANSWER_WITHIN, Pulse
 from layerstore.errors import Busy, InvalidArgument, LayerstoreError, Refused
 from layerstore.fs import durable
@@ -59,8 +59,6 @@ class Opened:
     store: Store
     lock: HolderLock
     users: int = 0
-    given: dict[str, Lost] = attrs.Factory(dict)
-    """Layers of which a dead server gave back a hold without an answer; it may be asked for again."""
     created: set[str] = attrs.Factory(set)
     """Layers made in this life of the server, to which nothing was applied yet."""
 
@@ -103,7 +101,7 @@ class Homes:
             log.error("not-resumed home=%r error=%r", init.home, str(error))
             return
         store = self._open.store
-        self._open.given = counted.settle(self.pending, lambda layer: store.held(layer, HOLDER))
+        counted.settle(self.pending, lambda layer: store.held(layer, HOLDER))
 
     def close(self) -> None:
         """Close the store. What docker holds it goes on holding."""
@@ -225,7 +223,6 @@ class Homes:
                 opened = self._opened(wanted, make=True)
             self._open, self._why_not = opened, ""
             self._remember(wanted)
-            opened.given.clear()
             self.pending.forget()
             kept = opened.store.start_anew(HOLDER)
         log.info("init home=%r layers_held=%d", home, len(kept))

@@ -142,18 +142,26 @@ class Pending:
                 self._free.append(slot)
 
     def take(self, method: str) -> Lost | int:
-        """The only one of its kind, which nobody else gets then; or how many there are."""
+        """The only one of its kind, or one of several that are alike, which nobody else gets then; or
+        how many there are.
+        """
         found = self.lost(method)
         with self._lock:
-            if len(found) == 1 and found[0] in self._lost:
+            if len({lost.body for lost in found}) == 1 and found[0] in self._lost:
                 self._lost.remove(found[0])
                 return found[0]
         return len(found)
 
     def forget(self) -> None:
         """Nobody asks again: another daemon has begun."""
+        for method in {lost.method for lost in self._lost.copy()}:
+            self.drop(method)
+
+    def drop(self, method: str) -> None:
+        """Nobody asks for one of these again."""
         with self._lock:
-            old, self._lost = self._lost, []
+            old = [lost for lost in self._lost if lost.method == method]
+            self._lost = [lost for lost in self._lost if lost.method != method]
         for lost in old:
             self.settle(lost)
 

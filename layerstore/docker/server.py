@@ -304,7 +304,12 @@ class Server:
             return
         answer = service.answer(note)
         trace.trace(f"docker:{method}:done")
-        if not self._say(connection, 200, answer):
+        try:
+            is_told = self._say(connection, 200, answer)
+        except OSError:  # it died meanwhile
+            service.take_back(note)
+            raise
+        if not is_told:
             service.take_back(note)
         trace.trace(f"docker:{method}:answered")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -37,6 +36,7 @@ class Service(Homes):
         super().__init__(socket, allowed)
         self._doing_lost = threading.Lock()
         self._turns = counted.Turns()
+        self._gets_refused = 0
 
     # --- requests -----------------------------------------------------------------------------
 
@@ -66,11 +66,12 @@ class Service(Homes):
     def lost(self, method: str) -> Lost:
         """What a request was that came without a body: the one that a dead server did not answer.
 
-        Where several are possible it is not guessed.
+        Where several that differ are possible it is not guessed.
         """
-        self._repeats_without_bodies()
         found = self.pending.take(method)
         if isinstance(found, int):
+            if method == "Get":
+                self._refuse_gets(found)
             raise Refused(
                 f"{method} came without a body, and {found or 'none'} of the requests that a server "
                 "before this one did not answer could be it.",
@@ -79,10 +80,22 @@ class Service(Homes):
         log.info("repeated method=%s repeated=1", method)
         return found
 
-    def _repeats_without_bodies(self) -> None:
-        """So what comes with its body is no repetition."""
-        with contextlib.suppress(Refused), self.using() as opened:
-            opened.given.clear()
+    def _refuse_gets(self, possible: int) -> None:
+        """When as many were refused as are on record, whoever asked for them knows of none: what was
+        counted of them is given back.
+        """
+        with self._doing_lost:
+            self._gets_refused += 1
+            if not 0 < possible <= self._gets_refused:
+                return
+            self._gets_refused = 0
+            for lost in self.pending.lost("Get"):
+                layer = counted.layer_of(lost)
+                if lost.done and layer is not None:
+                    with contextlib.suppress(NotHeld, UnknownLayer), self.using() as opened:
+                        opened.store.put(layer, holder=HOLDER)
+                        log.warning("taken-back method=Get body=%r", lost.body)
+            self.pending.drop("Get")
 
     @contextlib.contextmanager
     def doing_lost(self, method: str) -> Iterator[dict[str, Any]]:
@@ -92,7 +105,6 @@ class Service(Homes):
         matter then. One record is settled for each that was answered: the others are repeated still.
         """
         with self._doing_lost:
-            self._repeats_without_bodies()
             found = self.pending.lost(method)
             if not found:
                 self.lost(method)  # raises
@@ -174,18 +186,9 @@ class Service(Homes):
         return {"Dir": os.fspath(path)}
 
     def _put(self, opened: Opened, wanted: protocol.About) -> dict[str, Any]:
-        """One hold less. Like Docker's own it does not fail for one that is not there.
-
-        The first one after a Put that a dead server counted and did not answer is taken for its
-        repetition, also where it comes with its body: rather one hold too many.
-        """
-        given = opened.given.pop(wanted.id, None)
-        if given is not None and time.monotonic() < given.until:
-            self.pending.settle(given)
-            log.info("repeated method=Put id=%s repeated=1", wanted.id)
-        else:
-            with contextlib.suppress(NotHeld, UnknownLayer):
-                opened.store.put(wanted.id, holder=HOLDER)
+        """One hold less. Like Docker's own it does not fail for one that is not there."""
+        with contextlib.suppress(NotHeld, UnknownLayer):
+            opened.store.put(wanted.id, holder=HOLDER)
         return {}
 
     def exists(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -233,8 +236,8 @@ class Service(Homes):
     # --- too late ------------------------------------------------------------------------------
 
     def take_back(self, note: Lost) -> None:
-        """Undo what was done for a request that was given up before: its client has an error for an
-        answer, and will not undo it. What ends something stays done.
+        """Undo what was done for a request that was given up before, or whose client died over it: it has an
+        error for an answer or none, and will not undo it. What ends something stays done.
         """
         with contextlib.suppress(LayerstoreError), self.using() as opened:
             if note.method == "Get":

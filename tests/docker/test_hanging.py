@@ -1,10 +1,12 @@
-"""A disk that hangs: every request is answered in time, and what was done too late is taken back."""
+"""A disk that hangs, a client that dies: every request is answered in time, and what nobody hears of is undone."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -113,6 +115,35 @@ def test_a_disk_that_hangs_keeps_nobody_waiting(served: Served, bare: Path, disk
     ask_again = served.client()
     ask_again.ok("Create", ID="new", Parent="base")
     assert ask_again.apply("new", "base", [tar_of({"a": b"x"})]) == {"Size": 1}
+
+
+@pytest.mark.parametrize("method", ["Get", "Create"])
+def test_what_was_done_for_a_client_that_died_meanwhile_is_undone(bare: Path, method: str) -> None:
+    """It was there when it asked, and is not when the answer comes: nobody knows of that mount or layer."""
+    served = Served(bare / "run" / "test.sock", bare, bare / "server.log")
+    served.start()
+    try:
+        ask = served.client()
+        ask.ok("Init", Home=str(served.home))
+        ask.ok("Create", ID="base")
+        ask.ok("CreateReadWrite", ID="top", Parent="base")
+        served.end()
+        served.start(f"SIGSTOP:docker:{method}:noted")
+        body = json.dumps({"ID": "top" if method == "Get" else "new", "Parent": ""}).encode()
+        head = f"POST /GraphDriver.{method} HTTP/1.1\r\nContent-Length: {len(body)}\r\n\r\n"
+        with socket.socket(socket.AF_UNIX) as dies:
+            dies.connect(os.fspath(served.socket))
+            dies.sendall(head.encode() + body)
+            assert served.process is not None
+            status = Path(f"/proc/{served.process.pid}/stat")
+            wait_for(lambda: status.read_text().rpartition(")")[2].split()[0] == "T")
+        served.process.send_signal(signal.SIGCONT)
+        wait_for(lambda: f"taken-back method={method}" in served.log.read_text())
+        with Store.open(served.home, read_only=True) as reader:
+            assert ["base", "top"] == sorted(layer.id for layer in reader.layers())
+            assert ((), (), ()) == (reader.holders(), reader.mounts(), reader.operations())
+    finally:
+        served.close()
 
 
 def test_the_watchdog_is_not_told_while_nothing_is_done(

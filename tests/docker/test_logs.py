@@ -87,8 +87,7 @@ def test_every_line_of_a_server_is_json(bare: Path) -> None:
     served.start()
     try:
         ask = served.client()
-        ask.ok("Init", Home=str(served.home))
-        ask.err("Get", ID="none")
+        ask.err("Get", ID="none")  # there was no Init
         wait_for(lambda: '"Get"' in served.log.read_text())
         assert served.end() == 0
         second = Program(bare)(
@@ -99,7 +98,7 @@ def test_every_line_of_a_server_is_json(bare: Path) -> None:
     told = [json.loads(text) for text in served.log.read_text().splitlines()]
     assert [x["socket"] for x in told if x["event"] == "ready"] == [str(served.socket)]
     (get,) = (x for x in told if x["event"] == "request" and x["method"] == "Get")
-    assert (get["outcome"], get["late"], type(get["ms"])) == ("UnknownLayer", False, float)
+    assert (get["outcome"], get["late"], type(get["ms"])) == ("Refused", False, float)
     assert [x["level"] for x in told if x["event"] == "error"] == ["warning"]
     (failed,) = (json.loads(text) for text in second.err.splitlines())
     assert ("failed", "critical") == (failed["event"], failed["level"])

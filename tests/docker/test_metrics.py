@@ -77,6 +77,8 @@ def audited(bare: Path, *, of: Path) -> dict[tuple[str, ...], float]:
     return found
 
 
+@pytest.mark.crash
+@pytest.mark.campaign
 def test_the_last_audit_is_told_with_its_age(bare: Path) -> None:
     """A server audits what it serves; the next one tells of that audit, and does not repeat it."""
     served = Served(bare / "run" / "test.sock", bare, bare / "server.log")

@@ -172,6 +172,28 @@ def test_a_second_kill_over_the_repetition_is_no_other_request(server: Forked, n
             server.end()
 
 
+@pytest.mark.parametrize("name", ["second get", "put"])
+def test_the_next_request_counts_whatever_a_kill_left_on_record(server: Forked, name: str) -> None:
+    """The same request with its content is another one, also where the server died after it had answered
+    and before its record was gone.
+    """
+    case = CASES[name]
+    prepare(server, case)
+    for point in listed(server, case):
+        prepare(server, case)
+        server.start(point)
+        answer = server.ask(case.target, case.body)
+        assert server.died(), point
+        server.start()
+        if answer is None:
+            server.ask(case.target)
+        server.ask(case.target, case.body)
+        with Store.open(server.root / "layers", read_only=True) as reader:
+            held = {h.count for h in reader.holders() if h.holder == "docker"}
+        assert held == ({3} if case.method == "Get" else set()), point
+        server.end()
+
+
 def test_an_archive_that_a_kill_cut_off_is_there_whole_or_not_at_all(server: Forked) -> None:
     """Whatever step is the last: a repetition with the rest is refused, and the layer can be made anew."""
     case = Case("Create", "new")

@@ -202,8 +202,8 @@ def test_a_restart_is_not_seen(served: Served) -> None:
 
 
 def test_a_put_that_is_repeated_after_a_kill_counts_once(served: Served) -> None:
-    """The first Put after a kill that repeats an unanswered one is answered; the next one counts, and so
-    does one whose answer had been sent.
+    """The repetition of an unanswered one, without its content, is answered; the next one counts, and so
+    does one with its content after a Put whose answer was sent and may not be on record.
     """
     served.end()
     served.start("docker:Put:done")
@@ -216,15 +216,45 @@ def test_a_put_that_is_repeated_after_a_kill_counts_once(served: Served) -> None
         ask.ok("Put", ID="top")
     served.end(signal.SIGKILL)
     served.start()
-    ask.ok("Put", ID="top")
+    assert (200, b"{}\n") == ask.raw("/GraphDriver.Put")
     assert {"top": 1} == held(served)
     ask.ok("Get", ID="top")
-    ask.ok("Put", ID="top")
-    ask.ok("Status")  # so the record of the Put is settled
+    served.end()
+    served.start("docker:Put:answered")
+    ask.ok("Put", ID="top")  # it dies after the answer
     served.end(signal.SIGKILL)
     served.start()
     ask.ok("Put", ID="top")
     assert {} == held(served)
+
+
+def test_gets_that_were_lost_at_once_are_given_back(served: Served) -> None:
+    """Of two layers at once nobody knows whose repetition one is: each is refused, and what a dead server had
+    counted of them ends with the last refusal. Two of one layer are answered.
+    """
+    ask = served.client()
+    ask.ok("Create", ID="base")
+    for layer in ("one", "two"):
+        ask.ok("CreateReadWrite", ID=layer, Parent="base")
+    ask.ok("Get", ID="one")
+    ask.ok("Get", ID="one")
+    ask.ok("Status")  # so the record of the last one is settled
+    served.end(signal.SIGKILL)
+    record(served, "Get", ID="one", done=True)
+    record(served, "Get", ID="two")
+    served.start()
+    for before in (2, 2):
+        assert {"one": before} == held(served)
+        assert b"without a body" in ask.raw("/GraphDriver.Get")[1]
+    assert {"one": 1} == held(served)
+    served.end(signal.SIGKILL)
+    record(served, "Get", ID="one", done=True)
+    record(served, "Get", ID="one")
+    served.start()
+    for _ in range(2):
+        dir_ = json.loads(ask.raw("/GraphDriver.Get")[1])["Dir"]
+        assert str(served.home / "one" / "merged") == dir_
+    assert {"one": 2} == held(served)
 
 
 def test_a_request_that_is_repeated_without_its_body_is_known(served: Served) -> None:
