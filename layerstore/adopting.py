@@ -28,6 +28,7 @@ from layerstore import (
     making,
     opening,
     place,
+    room,
 )
 from layerstore import events as e
 from layerstore import model as m
@@ -73,7 +74,7 @@ def adopt(
     `path`, `kind`, `driver`: as `detecting.detect` has them. `journal`: the directory that the index
     goes to, on the tree's file system; by default the tree of Docker's itself, and `layerstore` beside
     a graph root. `take_over`: the program will not be asked for the tree again, and this is a store of
-    its own from here on. Raises NoStore, StoreExists, NotAStoresPlace; Refused while the program has
+    its own from here on. Raises NoStore, StoreExists, NotAStoresPlace, DiskFull; Refused while the program has
     the tree open; Busy.
     """
     found = detecting.detect(path, kind=kind, driver=driver)
@@ -84,8 +85,9 @@ def adopt(
     if take_over:
         _refuse_to_take(home, found)
     indexing.refuse_living(found)
-    _begin(home, found, timeout=timeout)
-    with alone(home, timeout=timeout), _nothing_half_made(home):
+    with room.explained(home):
+        _begin(home, found, timeout=timeout)
+    with room.explained(home), alone(home, timeout=timeout), _nothing_half_made(home):
         before = adoption.read(home)
         if before is None:
             raise _released(home)

@@ -323,7 +323,7 @@ def _source(reader: Reader, chain: tuple[Layer, ...], path: str) -> str | None:
     What the merged view shows is the nearest layer's; whiteouts and opaque directories hide files
     from it, and then there is nothing at `path`.
     """
-    merged = reader.home / chain[0].id / "merged"
+    merged = reader.tree / chain[0].id / "merged"
     if not Path(path).is_relative_to(merged) or not os.path.lexists(path):
         return None
     inner = Path(path).relative_to(merged)
@@ -331,7 +331,7 @@ def _source(reader: Reader, chain: tuple[Layer, ...], path: str) -> str | None:
         return None
     for layer in chain:
         try:
-            found = os.lstat(reader.home / layer.id / "diff" / inner)
+            found = os.lstat(reader.tree / layer.id / "diff" / inner)
         except (FileNotFoundError, NotADirectoryError):
             continue
         whiteout = stat.S_ISCHR(found.st_mode) and found.st_rdev == 0

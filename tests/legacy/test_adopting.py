@@ -17,7 +17,7 @@ from layerstore import Reader, Store, adopting, adoption, releasing
 from layerstore import model as m
 from layerstore.audit import audit
 from layerstore.cli import exits
-from layerstore.errors import AdoptedTree, LayerstoreError, NoStore, Refused
+from layerstore.errors import AdoptedTree, DiskFull, LayerstoreError, NoStore, Refused
 from layerstore.fs import layout
 from layerstore.legacy import living
 from layerstore.testing import (
@@ -28,7 +28,9 @@ from layerstore.testing import (
     Snapshot,
     assert_same,
     docker_tree,
+    hooked,
     podman_tree,
+    points,
     snapshot,
 )
 from tests.cli.running import Done, forked, run
@@ -329,6 +331,37 @@ def test_a_daemon_that_starts_meanwhile_is_noticed(
         adopting.adopt(str(built.root))
     assert not (built.home / layout.OWN).exists()
     assert 5 == adopting.adopt(str(built.root)).layers
+
+
+def test_an_adopt_that_fails_anywhere_leaves_nothing_half_made(built: Built) -> None:
+    """At whichever point: the tree is as it was, and there is an index that can be asked, or none at all."""
+    with points() as passed:
+        adopting.adopt(str(built.root))
+    home = home_of(built)
+    releasing.release(home)
+    before = snapshot(built.root, top=True)
+    assert len(passed) > 8
+    for index in range(len(passed)):
+        left = index
+
+        def fail(point: str) -> None:
+            nonlocal left
+            left -= 1
+            if left == -1:
+                raise OSError(28, f"no room at {point}")
+
+        with hooked(fail), pytest.raises(DiskFull):
+            adopting.adopt(str(built.root))
+        if (home / layout.STORE_FILE).exists():
+            with Reader.open(home) as reader:
+                assert 5 - (home != built.home) == len(list(reader.layers()))
+        try:
+            releasing.release(releasing.indexed_at(str(built.root)))
+        except NoStore:
+            assert not (home / layout.OWN).exists()
+        if home != built.home and home.exists():
+            home.rmdir()  # the first of all points: it was made, and nothing is in it
+        assert_same(before, snapshot(built.root, top=True))
 
 
 def test_a_store_of_its_own_is_not_adopted(bare: Path) -> None:

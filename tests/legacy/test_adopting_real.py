@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +15,9 @@ from layerstore.audit import audit
 from layerstore.errors import Refused
 from layerstore.fs import layout
 from layerstore.testing import Snapshot, assert_same, snapshot
-from tests.docker.daemon import Docker, docker
+from tests.docker.daemon import Docker, busybox, docker
 from tests.legacy.test_real import listed, needs_docker, needs_storage, populate, works
+from tests.testing.test_real import Podman
 
 pytestmark = [pytest.mark.root, pytest.mark.crash, pytest.mark.campaign]
 
@@ -34,6 +36,14 @@ def shown(bare: Path) -> Iterator[Path]:
     place.mkdir()
     yield place
     subprocess.run(["umount", "-q", str(place)], check=False)
+
+
+@pytest.fixture
+def podman(bare: Path) -> Iterator[Podman]:
+    """The program, on a graph root of the test's own; its containers end with the test."""
+    program = Podman(bare / "podman")
+    yield program
+    program("rm", "-af", "-t", "0")
 
 
 def seen_at(reader: Reader, layer: str, place: Path) -> Snapshot:
@@ -173,3 +183,42 @@ def test_a_graph_root_is_adopted_and_works_on(bare: Path, shown: Path) -> None:
     assert_same(before, snapshot(graph, top=True))
     assert not Path(done.home).exists()
     tool("create-layer", middle)
+
+
+@needs_docker  # its busybox is what the images are made of
+@pytest.mark.skipif(shutil.which("podman") is None, reason="needs podman")
+def test_a_podman_is_adopted_and_works_on(bare: Path, podman: Podman, shown: Path) -> None:
+    """What podman mounts of an image and of a container is what is shown of them, and both run afterwards."""
+    (bare / "bb.tar").write_bytes(busybox())
+    podman("import", str(bare / "bb.tar"), "bb")
+    (bare / "given").write_text("given\n")
+    (bare / "Dockerfile").write_text("FROM bb\nCOPY given /given\n")
+    podman("build", "--network", "none", "--pull=never", "-t", "built", str(bare))
+    limits = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
+    write = ("built", "/bin/sh", "-c", "echo mine > /data/mine; rm -f /given")
+    podman("run", "--network", "none", *limits, "--name", "box", *write)
+    theirs = {
+        "localhost/built:latest": snapshot(Path(podman("image", "mount", "built"))),
+        "box": snapshot(Path(podman("mount", "box"))),
+    }
+    assert {"data/mine", "given"} & set(theirs["box"]) == {"data/mine"}
+    podman("image", "umount", "built")
+    podman("umount", "box")
+    graph, run = podman.place / "root", podman.place / "run"
+    before = snapshot(graph, top=True)
+    done = adopting.adopt(str(graph), run_root=str(run))
+    assert_same(before, snapshot(graph, top=True))
+    with Reader.open(done.home) as reader:
+        for name, content in theirs.items():
+            (layer,) = [x for x in reader.layers() if name in x.labels.get("names", "").split(",")]
+            assert_same(content, seen_at(reader, layer.id, shown))
+    assert audit(done.home).clean, audit(done.home).findings
+    podman("start", "-a", "box")
+    podman("run", "--network", "none", *limits, "--name", "more", "built", "/bin/cat", "/given")
+    podman("rm", "box")
+    again = adopting.adopt(str(graph), run_root=str(run))
+    assert (1, 1) == (again.found, again.vanished)
+    before = snapshot(graph, top=True)
+    releasing.release(Path(done.home))
+    assert_same(before, snapshot(graph, top=True))
+    podman("start", "-a", "more")
