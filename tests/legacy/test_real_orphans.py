@@ -101,9 +101,7 @@ def test_orphans_of_a_killed_docker(daemon: Docker, bare: Path) -> None:
     daemon.start()
     works(daemon)
     daemon.run("load", "-i", str(archive))
-    daemon(
-        "run", "--rm", "--network", "none", "large:1", "cat", "/data/0.1", f"/data/{LARGE - 1}.8"
-    )
+    daemon.run("run", "--rm", "--network", "none", "large:1", "cat", f"/data/{LARGE - 1}.8")
     assert 13 == run(["orphans", root, "--remove", "--yes"]).code  # it lives
     daemon.end()
     assert 0 == run(["orphans", root, "--restore", *expected]).code
@@ -216,7 +214,7 @@ def test_orphans_of_a_killed_podman(podman: Podman, bare: Path) -> None:
     assert expected <= {e["layer"] for e in run(["--json", *words]).json["quarantine"]["layers"]}
     podman("load", "-i", str(bare / "one.tar"))
     limits = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
-    podman("run", "--rm", "--network", "none", *limits, "one:1", "cmp", "/data/a", "/data/b")
+    podman("run", "--rm", "--network", "none", *limits, "one:1", "sh", "-c", "test -s /data/b")
     assert lost not in recorded_by(podman)
     assert 0 == run([*words, "--restore", lost]).code
     assert lost in os.listdir(root / "overlay")
