@@ -17,7 +17,7 @@ from typing import Final
 
 import attrs
 
-from layerstore import adoption, description
+from layerstore import adoption, description, legacy
 from layerstore import model as m
 from layerstore.audit import adopted as behind
 from layerstore.audit import archives as archived
@@ -25,7 +25,6 @@ from layerstore.audit import content as contents
 from layerstore.audit import (
     dockerd,
     engine,
-    foreign,
     layers,
     links,
     lost,
@@ -240,11 +239,11 @@ def _audit_tree(home: Path, *, progress: Progress | None) -> tuple[Report, View]
             f"{home} is no overlay2 tree.",
             hint="Docker's is data-root/overlay2, podman's is graph-root/overlay.",
         )
-    found = [*foreign.check(view), *_judge(view, archives=False)]
+    found = list(of_view(view, legacy.read_beside(view.home)))
     if found:
         time.sleep(_PAUSE)
         view = look(os.fspath(home), None)
-        found = _confirmed(found, [*foreign.check(view), *_judge(view, archives=False)])
+        found = _confirmed(found, list(of_view(view, legacy.read_beside(view.home))))
     return _report(view, found, "overlay2"), view
 
 
@@ -256,10 +255,10 @@ def _is_tree(view: View) -> bool:
     )
 
 
-def of_view(view: View, manifest: Manifest) -> Iterator[m.Finding]:
+def of_view(view: View, manifest: Manifest | None) -> Iterator[m.Finding]:
     """What is wrong with a tree of another program, by one look at it and at what that recorded."""
-    yield from foreign.check(view)
-    yield from engine.check(view, manifest)
+    if manifest is not None:
+        yield from engine.check(view, manifest)
     yield from _judge(view, archives=False)
 
 

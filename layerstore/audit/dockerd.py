@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from layerstore import model as m
+from layerstore.audit import engine
 from layerstore.audit.view import View, finding
 from layerstore.legacy import docker, shapes
 from layerstore.legacy.manifest import Source
@@ -45,8 +46,7 @@ def check(view: View, root: str) -> Iterator[m.Finding]:
         yield finding("lost-records", f"dockerd's records at {layerdb} are gone", path=layerdb)
         return
     manifest = docker.read(root, driver, home=view.home)
-    for trouble in manifest.troubles:
-        yield finding("damaged-record", f"{trouble.path}: {trouble.message}", path=trouble.path)
+    yield from engine.troubles(manifest)
     for record in manifest.records:
         yield from _missing(view, record)
     if manifest.hidden:
@@ -79,11 +79,7 @@ def _missing(view: View, record: Record) -> Iterator[m.Finding]:
     row = view.row(record.layer)
     silent = record.parent is None and record.source is Source.BUILDKIT
     if row is not None and row.parent != record.parent and not silent:
-        said = (
-            f"by dockerd's record the parent of {record.layer} is {record.parent or 'none'}, "
-            f"by the index {row.parent or 'none'}"
-        )
-        yield finding("recorded-parent-differs", said, record.layer, record.path)
+        yield engine.parent_differs(record, row.parent, "the index", record_of="dockerd's record")
 
 
 def _known(view: View, manifest: Manifest) -> set[str]:

@@ -7,6 +7,8 @@ the kernel lets us, and what changes meanwhile is a trouble in the manifest and 
 
 from __future__ import annotations
 
+import os
+
 from layerstore.legacy.detecting import Found
 from layerstore.legacy.manifest import Manifest
 
@@ -22,3 +24,18 @@ def read(found: Found, *, run_root: str | None = None) -> Manifest:
     if found.kind == detecting.DOCKER:
         return docker.read(found.root, found.driver, home=found.home)
     return containers_storage.read(found.root, driver=found.driver, run_root=run_root)
+
+
+def read_beside(home: str) -> Manifest | None:
+    """The manifest of a directory of layers, by the records that lie beside it; None: there are none.
+
+    Also of what cannot be taken over. What is mounted by containers/storage's own count is not asked.
+    """
+    from layerstore.legacy import containers_storage, docker
+
+    root, driver = os.path.split(home)
+    if os.path.isdir(f"{root}/{driver}-layers"):
+        return containers_storage.read(root, driver=driver)
+    if os.path.isdir(f"{root}/image"):
+        return docker.read(root, driver, home=home)
+    return None

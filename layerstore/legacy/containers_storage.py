@@ -42,12 +42,6 @@ class _Reader:
         records = list(self._layers(roles))
         known = {record.layer: record for record in records}
         images = tuple(self._images(known))
-        for record in records:
-            if record.parent is not None and record.parent not in known:
-                self._trouble(
-                    record.path,
-                    f"{record.layer} has the parent {record.parent}, which has no record",
-                )
         return Manifest(
             kind="containers-storage",
             driver=self.driver,
@@ -60,8 +54,9 @@ class _Reader:
             remarks=tuple(self._remarks()),
         )
 
-    def _trouble(self, path: str, message: str, *, hides: bool = False) -> None:
-        self.troubles.append(Trouble(path, message, hides))
+    def _trouble(self, path: str, message: str, *, hides: bool = False, lost: bool = False) -> None:
+        missing = lost and not os.path.lexists(path)
+        self.troubles.append(Trouble(path, message, hides, lost, missing))
 
     def _listed(self, path: str, *, wanted: bool, hides: bool = False) -> list[dict[str, Any]]:
         """The objects of a list in a file. An empty file is no empty list: it is a list that is lost."""
@@ -72,7 +67,7 @@ class _Reader:
             if not isinstance(found, list):
                 raise Unreadable("no list")
         except Unreadable as error:
-            self._trouble(path, f"it is {error}", hides=hides)
+            self._trouble(path, f"it is {error}", hides=hides, lost=hides)
             return []
         whole = [item for item in found if isinstance(item, dict) and text(item, "id")]
         if len(whole) != len(found):

@@ -88,11 +88,16 @@ class Container:
 
 @attrs.frozen
 class Trouble:
-    """A record that cannot be used; `hides`: it names a layer, and which one is not known any more."""
+    """A record that cannot be used; `hides`: it names a layer, and which one is not known any more.
+
+    `lost`: it is a whole document of records of layers; `missing`: the file is not there.
+    """
 
     path: str
     message: str
     hides: bool = False
+    lost: bool = False
+    missing: bool = False
 
 
 @attrs.frozen

@@ -7,6 +7,7 @@ their parts: a `Tree` says which, and `cast` finds them.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ import attrs
 from layerstore.db import engine
 from layerstore.fs import layout
 from layerstore.fs.trace import set_trace
+from layerstore.legacy.docker import chain_of
 from layerstore.store import Store
 
 STORE, TREE, PODMAN, DOCKER = "store", "tree", "podman", "docker"
@@ -92,6 +94,9 @@ class Damage:
         return self.act(home if isinstance(home, Tree) else Tree(home))
 
 
+Place = Path | Tree
+
+
 def cast(home: Path, **parts: str) -> Tree:
     """Find the layers of a tree that can play the parts of a damage; `parts` are given.
 
@@ -156,9 +161,32 @@ def make(place: Path, kind: str) -> Path:
     if kind == PODMAN:
         _podman(home)
     if kind == DOCKER:
-        for layer in CHAIN:
-            (place / f"image/overlay2/layerdb/sha256/{layer}").mkdir(parents=True)
+        _docker(home)
     return home
+
+
+def _docker(home: Path) -> None:
+    """What Docker records of each layer, without an image."""
+    image = home.parent / "image" / home.name
+    chains: dict[str, str] = {}
+    for layer, parent in CHAIN.items():
+        diff_id = f"sha256:{hashlib.sha256(layer.encode()).hexdigest()}"
+        above = (chains[parent],) if parent else ()
+        chains[layer] = chain_of((*above, diff_id))[-1]
+        record = image / "layerdb/sha256" / chains[layer].removeprefix("sha256:")
+        record.mkdir(parents=True)
+        fields = {"cache-id": layer, "diff": diff_id, "size": str(len(f"{layer}"))}
+        if parent:
+            fields["parent"] = chains[parent]
+        for name, text in fields.items():
+            (record / name).write_text(text)
+    (image / "repositories.json").write_text('{"Repositories":{}}')
+
+
+def docker_record(home: Place, layer: str) -> Path:
+    """The directory of Docker's record of a layer."""
+    base = home.parent / "image" / os.path.basename(home) / "layerdb/sha256"
+    return next(path.parent for path in base.glob("*/cache-id") if path.read_text() == layer)
 
 
 def _podman(home: Path) -> None:
@@ -171,7 +199,6 @@ def _podman(home: Path) -> None:
 
 
 Record = dict[str, Any]
-Place = Path | Tree
 
 
 def _name(home: Place, part: str) -> str:

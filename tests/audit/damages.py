@@ -42,8 +42,7 @@ def make(place: Path, kind: str) -> Path:
     home = damaging.make(place, kind)
     if kind == DOCKER:
         for layer in CHAIN:
-            record = place / f"image/overlay2/layerdb/sha256/{layer}"
-            (record / "cache-id").write_text(layer)
+            record = damaging.docker_record(home, layer)
             files = {f"of-{layer}": layer.encode()}
             (record / "tar-split.json.gz").write_bytes(contents.split(files))
     return home
@@ -70,7 +69,7 @@ CONTENTS = [
     _content(
         "tar-split garbled",
         "lost-manifest",
-        lambda h: next(h.parent.glob("image/*/layerdb/sha256/base/tar-*")).write_bytes(b"no"),
+        lambda h: (damaging.docker_record(h, "base") / "tar-split.json.gz").write_bytes(b"no"),
         (DOCKER,),
     ),
     Damage(

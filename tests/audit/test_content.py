@@ -11,6 +11,7 @@ import pytest
 
 from layerstore import Store
 from layerstore.audit import audit, tarsplit
+from layerstore.testing import damaging
 from tests.audit import contents, damages
 from tests.cli.running import Program
 
@@ -79,7 +80,7 @@ def test_names_of_docker_lead_to_files(bare: Path) -> None:
     (diff / "usr/bin/sh").write_text("shell")
     os.mknod(diff / "gone", 0o020000, 0)
     names = {"./": b"", "./usr/": b"", "bin": b"", "/bin/sh": b"shell", ".wh.gone": b""}
-    path = bare / "image/overlay2/layerdb/sha256/base/tar-split.json.gz"
+    path = damaging.docker_record(home, "base") / "tar-split.json.gz"
     path.write_bytes(contents.split({**names, "usr/.wh..wh..opq": b"", "../etc": b"out"}))
     assert () == audit(home, any_tree=True, content=True).findings
     (diff / "usr/bin/sh").write_text("shall")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
 import json
@@ -62,15 +63,14 @@ def dockerfile(*lines: str) -> bytes:
 def build(daemon: Docker, tag: str, *lines: str, kit: bool = False) -> str:
     """A build by either builder, over the daemon's socket: the client of Debian has no BuildKit."""
     connection = http.client.HTTPConnection("docker")
-    connection.sock = socket.socket(socket.AF_UNIX)
-    connection.sock.connect(daemon.host.removeprefix("unix://"))
-    version = 2 if kit else 1
-    path = f"/v1.41/build?version={version}&networkmode=none&t={tag}"
-    headers = {"Content-Type": "application/x-tar"}
-    connection.request("POST", path, dockerfile(*lines), headers)
-    said = connection.getresponse().read().decode()
-    connection.close()
-    return said
+    with contextlib.closing(connection), socket.socket(socket.AF_UNIX) as connection.sock:
+        connection.sock.connect(daemon.host.removeprefix("unix://"))
+        version = 2 if kit else 1
+        path = f"/v1.41/build?version={version}&networkmode=none&t={tag}"
+        headers = {"Content-Type": "application/x-tar"}
+        connection.request("POST", path, dockerfile(*lines), headers)
+        with connection.getresponse() as response:
+            return response.read().decode()
 
 
 def populate(daemon: Docker) -> None:
@@ -164,36 +164,6 @@ def kill_while_loading(daemon: Docker, archive: Path, layers: int) -> None:
             assert time.monotonic() < end
         daemon.end(signal.SIGKILL)
         client.wait(60)
-
-
-@needs_docker
-def test_orphans_of_a_killed_docker_are_found(daemon: Docker, bare: Path) -> None:
-    """What a daemon left that was killed while it loaded is an orphan, all of it and only that: without
-    the orphans the daemon runs everything that it ran before."""
-    populate(daemon)
-    daemon("kill", "running")
-    saved = bare / "large.tar"
-    saved.write_bytes(large_image(daemon))
-    home = daemon.data / "overlay2"
-    daemon.end()
-    cache = {one.layer for one in planned(daemon.data).layers if len(one.layer) == 25}
-    daemon.start()
-    for number in range(KILLS):
-        kill_while_loading(daemon, saved, number % LARGE + 1)
-        if number < KILLS - 1:
-            daemon.start()
-    found = planned(daemon.data)
-    expected = set(os.listdir(home)) - {"l"} - names_in_records(daemon.data) - cache
-    assert expected, "no kill came while a layer was made"
-    assert expected == {one.layer for one in found.of(Verdict.ORPHANED)}
-    assert {one.layer for one in found.of(Verdict.RECORDED)} <= names_in_records(daemon.data)
-    (home / ".aside").mkdir()  # dockerd has its home mounted upon itself: nothing can be moved out
-    for name in expected:
-        (home / name).rename(home / ".aside" / name)
-    daemon.start()
-    works(daemon)
-    daemon.run("load", "-i", str(saved))
-    daemon.run("run", "--rm", "--network", "none", "large:1", "cat", "/data/0.1", "/data/2.8")
 
 
 @needs_docker

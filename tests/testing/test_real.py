@@ -33,6 +33,7 @@ from layerstore.testing import (
 )
 from tests.docker.daemon import Docker, busybox, docker, docker_on_layerstore, missing, saved
 from tests.testing import description as d
+from tests.testing.podman import Podman
 
 pytestmark = [
     pytest.mark.root,
@@ -54,23 +55,6 @@ def podman(bare: Path) -> Iterator[Podman]:
     program = Podman(bare / "podman")
     yield program
     program("rm", "-af", "-t", "0")
-
-
-class Podman:
-    """podman, without a network, on one graph root."""
-
-    def __init__(self, place: Path) -> None:
-        self.place = place
-
-    def __call__(self, *words: str) -> str:
-        options = ["--root", f"{self.place}/root", "--runroot", f"{self.place}/run"]
-        options += ["--storage-driver", "overlay", "--events-backend", "none"]
-        options += ["--cgroup-manager", "cgroupfs"]
-        done = subprocess.run(
-            ["podman", *options, *words], capture_output=True, timeout=120, check=False, text=True
-        )
-        assert done.returncode == 0, f"podman {words}: {done.stderr}"
-        return done.stdout.strip()
 
 
 def build_with_buildkit(run: Docker, place: Path) -> None:
