@@ -37,6 +37,7 @@ def compare(hands: Hands) -> Iterator[m.Settled]:
     yield from _drop_links(hands, tree, index)
     yield from _sweep(hands, tree, busy)
     yield from _check_mounts(hands, tree)
+    yield from _drop_merged(hands, tree)
 
 
 def take_in(hands: Hands) -> Iterator[m.Settled]:
@@ -290,3 +291,30 @@ def _check_mounts(hands: Hands, tree: Tree) -> Iterator[m.Settled]:
         mount = rows.mount(row)
         if not mountinfo.is_mount_root(f"{hands.home}/{layout.merged(mount.layer)}"):
             yield from burial.end_mount(hands, mount, reason="lost")
+
+
+def _drop_merged(hands: Hands, tree: Tree) -> Iterator[m.Settled]:
+    """Empty mountpoints without a mount: what a cut in a get leaves, the intent of which was lost.
+
+    Its steps ask the kernel, and look through the mount tables, before it goes; one that is not empty
+    is left for a repair, which keeps what is in it.
+    """
+    for name, found in tree.layers.items():
+        if layout.MERGED not in found.names or found.mounted:
+            continue
+        merged = f"{hands.home}/{layout.merged(name)}"
+
+        def decision(
+            tx: Transaction, _: str, name: str = name, merged: str = merged
+        ) -> e.Intent | None:
+            tx.require_idle(name)
+            if tx.layer(name) is None or tx.one(sql.SELECT_MOUNT, layer=name) is not None:
+                return None
+            if os.path.islink(merged) or not os.path.isdir(merged):
+                return None
+            if mountinfo.is_mount_root(merged) or not files.is_empty(merged):
+                return None
+            return e.TreeCorrectIntended(name, "drop-merged", layout.MERGED)
+
+        message = f"{layout.merged(name)} was empty and not mounted, and was removed"
+        yield from _attempt(hands, "corrected", name, message, _operation(decision))

@@ -16,7 +16,7 @@ from layerstore.fs import steps as s
 
 Steps = tuple[s.Step, ...]
 
-CORRECTIONS: Final = ("restore-link", "drop-link", "sweep-staging")
+CORRECTIONS: Final = ("restore-link", "drop-link", "sweep-staging", "drop-merged")
 
 
 def forward(operation: str, intent: e.Intent) -> Steps:
@@ -287,6 +287,12 @@ def _correct(operation: str, intent: e.TreeCorrectIntended) -> Steps:
         return (
             s.RemoveSymlink(layout.short_link(intent.name), ""),
             s.SyncDirectory(layout.LINKS),
+        )
+    if intent.correction == "drop-merged":
+        return (
+            s.ProbeUpper(intent.layer, layout.staging(operation)),
+            s.CheckUnmounted(intent.layer),
+            s.RemoveDirectory(layout.merged(intent.layer), full_is_fine=True),
         )
     away = layout.trash(operation)
     swept = (s.MoveAside(layout.staging(intent.name), away), s.RemoveTree(away))
