@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from typing import Final
 
 import attrs
 
@@ -22,6 +23,24 @@ from layerstore.fs import files, layout, mountinfo
 from layerstore.journal import InFlight, Transaction
 from layerstore.model import MAX_DEPTH
 from layerstore.recovery import Hands
+
+SAFE: Final = {
+    "missing-link": "corrected",
+    "orphan-link": "corrected",
+    "staging-leftover": "corrected",
+    "trash-leftover": "corrected",
+    "merged-leftover": "corrected",
+    "unknown-layer": "adopted",
+    "isolated-layer": "restored",
+    "unknown-mount": "adopted",
+    "lost-mount": "unmounted",
+}
+"""Which findings of an audit are safe to mend by themselves, and what `Settled.what` says then.
+
+Whatever else an audit finds is left to a repair, that somebody asked for: a layer with such damage is
+isolated. After each of these the tree is what a repair makes of it, but for two things: what a repair
+sets aside, an open removes, as it holds nothing; and a layer in the trash that the index has was being
+removed, where a cut took the intent (ADR 0026)."""
 
 
 def compare(hands: Hands) -> Iterator[m.Settled]:

@@ -267,7 +267,9 @@ def _unremove(operation: str, intent: e.LayerRemoveIntended) -> Steps:
         steps.append(s.Unmount(layout.merged(intent.layer)))
     steps.append(s.RemoveDirectory(layout.merged(intent.layer), full_is_fine=True))
     if intent.probe:
+        # Whatever made the remove fail, or die: a mount that was detached may live on.
         steps.append(s.RemoveTree(layout.staging(operation)))
+        steps.append(s.ProbeUpper(intent.layer, layout.staging(operation)))
     return tuple(steps)
 
 
