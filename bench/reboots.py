@@ -23,7 +23,7 @@ from layerstore.fs import layout
 
 _HERE = Path(__file__).resolve().parent
 _DEAD = """INSERT INTO owners (id, pid, started, boot_id, mount_id, command, durability, opened_at)
-    VALUES ('0123456789abcdef0123456789abcdef', 1, 1, 'an-earlier-boot', 1, 'dead', 'full', 1)"""
+    VALUES (:id, 1, 1, 'an-earlier-boot', 1, 'dead', 'full', 1)"""
 
 
 @attrs.frozen
@@ -35,7 +35,7 @@ class _Rebooted:
     def run(self, clock: Clock) -> None:
         path = f"{self.home}/{layout.DATABASE}"
         connection = engine.driver.connect(path, isolation_level=None)
-        connection.execute(_DEAD)
+        connection.execute(_DEAD, {"id": os.urandom(16).hex()})
         connection.close()
         with clock:
             store = Store.open(self.home)

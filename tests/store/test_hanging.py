@@ -67,13 +67,14 @@ def _submount(worker: Worker, merged: str) -> None:
 
 def _bind(worker: Worker, merged: str) -> None:
     del worker
-    os.mkdir(f"{merged}/../../../bound")
-    run("mount", "--bind", merged, f"{merged}/../../../bound")
+    point = Path(merged).parents[2] / "bound"
+    point.mkdir()
+    run("mount", "--bind", merged, point)
 
 
 def _unbind(worker: Worker, merged: str) -> None:
     del worker
-    run("umount", f"{merged}/../../../bound")
+    run("umount", Path(merged).parents[2] / "bound")
 
 
 def _dead(at: str) -> Callable[[Worker, str], None]:
