@@ -11,6 +11,7 @@ import audits
 import cases
 import dockers
 import growth
+import reboots
 from cases import Lazy
 from measure import Row
 from place import Place
@@ -57,9 +58,12 @@ class Rows:
             functools.partial(build, self._place.path, "s10000", wide(10_000))
         )
         yield from audits.rows(middle, "10,000")
+        yield from reboots.open_rows(middle, "10,000")
+        yield from reboots.mount_rows(self._place.path)
         *_, (largest, lazy) = self.twins.items()
         if largest == "100,000":
             yield from audits.rows(lazy, largest)
+            yield from reboots.open_rows(lazy, largest)
         yield from growth.rows(lazy, largest, self.twins["10"])
         yield from archives.rows(self._place)
         yield from dockers.rows(self._place)

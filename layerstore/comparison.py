@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from typing import Final
 
 import attrs
 
@@ -22,6 +23,24 @@ from layerstore.fs import files, layout, mountinfo
 from layerstore.journal import InFlight, Transaction
 from layerstore.model import MAX_DEPTH
 from layerstore.recovery import Hands
+
+SAFE: Final = {
+    "missing-link": "corrected",
+    "orphan-link": "corrected",
+    "staging-leftover": "corrected",
+    "trash-leftover": "corrected",
+    "merged-leftover": "corrected",
+    "unknown-layer": "adopted",
+    "isolated-layer": "restored",
+    "unknown-mount": "adopted",
+    "lost-mount": "unmounted",
+}
+"""Which findings of an audit are safe to mend by themselves, and what `Settled.what` says then.
+
+Whatever else an audit finds is left to a repair, that somebody asked for: a layer with such damage is
+isolated. After each of these the tree is what a repair makes of it, but for two things: what a repair
+sets aside, an open removes, as it holds nothing; and a layer in the trash that the index has was being
+removed, where a cut took the intent (ADR 0026)."""
 
 
 def compare(hands: Hands) -> Iterator[m.Settled]:
@@ -37,6 +56,7 @@ def compare(hands: Hands) -> Iterator[m.Settled]:
     yield from _drop_links(hands, tree, index)
     yield from _sweep(hands, tree, busy)
     yield from _check_mounts(hands, tree)
+    yield from _drop_merged(hands, tree)
 
 
 def take_in(hands: Hands) -> Iterator[m.Settled]:
@@ -306,3 +326,30 @@ def _check_mounts(hands: Hands, tree: Tree) -> Iterator[m.Settled]:
         mount = rows.mount(row)
         if not mountinfo.is_mount_root(f"{hands.home}/{layout.merged(mount.layer)}"):
             yield from burial.end_mount(hands, mount, reason="lost")
+
+
+def _drop_merged(hands: Hands, tree: Tree) -> Iterator[m.Settled]:
+    """Empty mountpoints without a mount: what a cut in a get leaves, the intent of which was lost.
+
+    Its steps ask the kernel, and look through the mount tables, before it goes; one that is not empty
+    is left for a repair, which keeps what is in it.
+    """
+    for name, found in tree.layers.items():
+        if layout.MERGED not in found.names or found.mounted:
+            continue
+        merged = f"{hands.home}/{layout.merged(name)}"
+
+        def decision(
+            tx: Transaction, _: str, name: str = name, merged: str = merged
+        ) -> e.Intent | None:
+            tx.require_idle(name)
+            if tx.layer(name) is None or tx.one(sql.SELECT_MOUNT, layer=name) is not None:
+                return None
+            if os.path.islink(merged) or not os.path.isdir(merged):
+                return None
+            if mountinfo.is_mount_root(merged) or not files.is_empty(merged):
+                return None
+            return e.TreeCorrectIntended(name, "drop-merged", layout.MERGED)
+
+        message = f"{layout.merged(name)} was empty and not mounted, and was removed"
+        yield from _attempt(hands, "corrected", name, message, _operation(decision))

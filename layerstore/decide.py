@@ -27,6 +27,7 @@ from layerstore.errors import (
     LayerNotEmpty,
     LayerstoreError,
     NotHeld,
+    Refused,
     TooDeep,
     UnknownLayer,
 )
@@ -106,7 +107,7 @@ def create(
         mount_label=wanted.mount_label,
         durable=durable,
         sync_parent=parent is not None and not parent.durable,
-        probe_parent=parent is not None and parent.draining,
+        probe_parent=parent is not None and _may_be_written_to(parent),
         uid=wanted.uid,
         gid=wanted.gid,
         project=_project_for(tx, wanted, home, about.store_id),
@@ -130,6 +131,17 @@ def _usable_parent(tx: Transaction, parent: str) -> m.Layer:
     if mount is not None and not rows.mount(mount).read_only:
         raise LayerHeld(parent, holders(tx, parent))
     return found
+
+
+def _may_be_written_to(parent: m.Layer) -> bool:
+    """Whether a mount of it that ended here can live on elsewhere: only the kernel knows.
+
+    A bind mount of `merged`, or a clone of the mount that somebody holds, does not keep the unmount
+    busy. What is durable was not mounted read-write since it was made; what has a child never is.
+    """
+    if parent.parent is None:
+        return False  # never an upper
+    return parent.draining or (parent.used and not parent.durable and not parent.committed)
 
 
 def _known(tx: Transaction, layer: str) -> m.Layer:
@@ -367,5 +379,10 @@ def found_mount(home: str, tx: Transaction, layer: str) -> e.MountFound | None:
         return None
     if not mountinfo.is_mount_root(merged):
         return None
+    if not mountinfo.is_overlay(merged):
+        raise Refused(
+            f"What is mounted at {merged} is no overlay, or does not answer.",
+            hint=f"'umount -l {merged}' takes it away.",
+        )
     read_only = bool(os.statvfs(merged).f_flag & os.ST_RDONLY)
     return e.MountFound(layer, UNKNOWN, mountinfo.mount_id(merged), read_only)

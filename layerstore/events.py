@@ -70,7 +70,7 @@ class LayerCreateIntended:
     sync_parent: bool
     """The content of the parent's chain is not known to be on disk, and is synced first."""
     probe_parent: bool
-    """The parent is draining: the kernel is asked whether it is free."""
+    """The parent may still be an upper somewhere: the kernel is asked whether it is free."""
     uid: int | None = None
     """Who owns `diff` and `work`: the root of the container. None: whoever makes them."""
     gid: int | None = None

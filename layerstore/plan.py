@@ -16,7 +16,13 @@ from layerstore.fs import steps as s
 
 Steps = tuple[s.Step, ...]
 
-CORRECTIONS: Final = ("restore-link", "drop-link", "mark-committed", "sweep-staging")
+CORRECTIONS: Final = (
+    "restore-link",
+    "drop-link",
+    "mark-committed",
+    "sweep-staging",
+    "drop-merged",
+)
 
 
 def forward(operation: str, intent: e.Intent) -> Steps:
@@ -265,7 +271,9 @@ def _unremove(operation: str, intent: e.LayerRemoveIntended) -> Steps:
         steps.append(s.Unmount(layout.merged(intent.layer)))
     steps.append(s.RemoveDirectory(layout.merged(intent.layer), full_is_fine=True))
     if intent.probe:
+        # Whatever made the remove fail, or die: a mount that was detached may live on.
         steps.append(s.RemoveTree(layout.staging(operation)))
+        steps.append(s.ProbeUpper(intent.layer, layout.staging(operation)))
     return tuple(steps)
 
 
@@ -289,6 +297,12 @@ def _correct(operation: str, intent: e.TreeCorrectIntended) -> Steps:
     if intent.correction == "mark-committed":
         mark = layout.committed(intent.layer)
         return (s.WriteFile(mark, "", layout.FILE_MODE, False), s.SyncMark(intent.layer))
+    if intent.correction == "drop-merged":
+        return (
+            s.ProbeUpper(intent.layer, layout.staging(operation)),
+            s.CheckUnmounted(intent.layer),
+            s.RemoveDirectory(layout.merged(intent.layer), full_is_fine=True),
+        )
     away = layout.trash(operation)
     swept = (s.MoveAside(layout.staging(intent.name), away), s.RemoveTree(away))
     return (*swept, *_end_limit(intent.project))

@@ -12,13 +12,13 @@ from layerstore.values import value
 @value
 @attrs.frozen(repr=False, eq=False)
 class TreeCorrectIntended:
-    """`correction`: `restore-link`, `drop-link`, `mark-committed` or `sweep-staging`."""
+    """`correction`: `restore-link`, `drop-link`, `mark-committed`, `sweep-staging` or `drop-merged`."""
 
     layer: str
     """The layer, or `l/<LINK>` or `staging/<name>` where no layer is concerned."""
     correction: str
     name: str
-    """The link, or the name in staging."""
+    """The link, the name in staging, or `merged`."""
     project: int = 0
     """The project id of what is swept, whose limit ends."""
 

@@ -12,6 +12,7 @@ from typing import Final
 from layerstore import model as m
 from layerstore.audit.view import View, finding
 from layerstore.fs import layout, mounttables
+from layerstore.fs.mountinfo import MountEntry
 from layerstore.fs.mounttables import Place
 
 _SPARE: Final = "merged.1"
@@ -55,7 +56,10 @@ def _recorded(view: View) -> Iterator[m.Finding]:
 
 def _found(view: View) -> Iterator[m.Finding]:
     """What the kernel has mounted, and what is left of mounts."""
+    others = mounttables.others(view.home) if _any_here(view) else {}
     for layer, found in view.tree.layers.items():
+        if layer in others and layer not in view.busy and not _is_podmans(view, others[layer]):
+            yield _no_overlay(layer, others[layer])
         if _SPARE in found.names:
             path = f"{view.home}/{layer}/{_SPARE}"
             yield finding("merged-leftover", f"{layer} has a {_SPARE}", layer, path)
@@ -65,8 +69,24 @@ def _found(view: View) -> Iterator[m.Finding]:
         if places:
             yield from _differs(view, layer, places)
         recorded = view.records is not None and layer in view.records.mounts
-        if not recorded and not view.in_flight(layer):
+        if not recorded and not view.in_flight(layer) and layer not in others:
             yield from _unrecorded(view, layer, places)
+
+
+def _any_here(view: View) -> bool:
+    return any(found.mounted for found in view.tree.layers.values())
+
+
+def _is_podmans(view: View, entry: MountEntry) -> bool:
+    """Whether it is an overlay of a program, which podman can be told to use; a store cannot."""
+    return view.records is None and entry.fs_type == "fuse.fuse-overlayfs"
+
+
+def _no_overlay(layer: str, entry: MountEntry) -> m.Finding:
+    """It is not asked anything: a server that is dead or hangs has no answer."""
+    said = f"{layer}: what is mounted is no overlay, but {entry.fs_type} ({entry.source}): "
+    said += f"'umount -l {entry.mount_point}' takes it away"
+    return finding("mount-differs", said, layer, entry.mount_point)
 
 
 def _unrecorded(view: View, layer: str, places: tuple[Place, ...]) -> Iterator[m.Finding]:
@@ -126,14 +146,15 @@ def _difference(
     if own_first:
         wanted.insert(0, layer)
     mounted: list[str | None] = []
+    gone = False
     for path in given:
         kind, name = mounttables.lower_name(path)
         mounted.append(view.who_has(name) if kind == "link" else name)
+        gone |= kind != "path" and mounted[-1] not in view.tree.layers
     podman = [f"{layer}/empty"] if not lower else []
     if None in wanted or mounted == wanted or (podman and given[-1].endswith(podman[0])):
         return None  # where the chain itself is damaged, that is what there is to say
-    gone = [name for name in mounted if name is None or name not in view.tree.layers]
-    if gone and None in mounted:
+    if gone:
         return "lower-gone", "it is mounted upon a layer that is gone"
     has = f"{len(mounted)} layers below, and its chain has {len(wanted)}"
     return "mount-differs", f"what is mounted is not its chain: it has {has}"

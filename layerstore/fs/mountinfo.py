@@ -16,6 +16,8 @@ import attrs
 
 from layerstore.fs import layout, syscalls
 
+_OVERLAYFS = 0x794C7630
+"""OVERLAYFS_SUPER_MAGIC of linux/magic.h."""
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 
@@ -59,6 +61,14 @@ def is_mount_root(path: str) -> bool:
     # Before Linux 5.8.
     place = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
     return any(entry.mount_point == place for entry in _own_mounts())
+
+
+def is_overlay(path: str) -> bool:
+    """Whether ``path`` lies in an overlay; False for what cannot be asked: a server that is dead."""
+    try:
+        return syscalls.statfs(path) == _OVERLAYFS
+    except OSError:
+        return False
 
 
 def mount_id(path: str) -> int:
@@ -196,7 +206,7 @@ def who_uses(upper: str, merged: str) -> list[MountUser]:
 
 
 def _has_upper(entry: MountEntry, upper: str, merged: str) -> bool:
-    """Whether an overlay has this upper.
+    """Whether an overlay has this upper, or has none and is mounted where this layer's is.
 
     The option may be relative to a home that mountinfo does not tell. Another home can have a layer of the same id, so
     a mount on another directory called ``merged`` is taken for that home's.
@@ -211,7 +221,7 @@ def _has_upper(entry: MountEntry, upper: str, merged: str) -> bool:
                 return path == upper
             here = entry.mount_point == merged or os.path.basename(entry.mount_point) != "merged"
             return here and upper.endswith("/" + path)
-    return False
+    return entry.mount_point == merged
 
 
 def _used(pid: int, upper: str, places: set[str], mount_ids: set[int]) -> Iterator[tuple[str, str]]:

@@ -75,6 +75,19 @@ def overlays(home: str, *, everywhere: bool = True) -> tuple[Place, ...]:
     return tuple(places)
 
 
+def others(home: str) -> dict[str, MountEntry]:
+    """What is no overlay and is mounted last at some layer's `merged`, in this namespace, by the layer."""
+    found: dict[str, MountEntry] = {}
+    mark = f"/{layout.MERGED} ".encode()
+    with open("/proc/self/mountinfo", "rb") as table:
+        lines = [line for line in table if mark in line]
+    for entry in mountinfo.parse_mountinfo(b"".join(lines)):
+        above, _, layer = entry.mount_point.removesuffix(f"/{layout.MERGED}").rpartition("/")
+        if above == home and entry.mount_point.endswith(f"/{layout.MERGED}"):
+            found[layer] = entry
+    return {layer: entry for layer, entry in found.items() if entry.fs_type != "overlay"}
+
+
 def _entries(path: str, home: str) -> Iterator[MountEntry]:
     """The overlays that may be of this home: a table can be long, and others' lines are not parsed."""
     name = os.fsencode(os.path.basename(home))

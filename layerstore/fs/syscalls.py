@@ -58,6 +58,7 @@ AT_FDCWD = -100
 AT_SYMLINK_NOFOLLOW = 0x100
 AT_NO_AUTOMOUNT = 0x800
 AT_EMPTY_PATH = 0x1000
+AT_STATX_DONT_SYNC = 0x4000
 # statx(2)
 STATX_BASIC_STATS = 0x7FF
 STATX_BTIME = 0x800
@@ -266,8 +267,11 @@ _STATX_MASK = ctypes.c_uint(STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID | STA
 def statx(path: str | int, *, dir_fd: int = AT_FDCWD) -> Statx:
     """statx(2) of a path, never following a last symbolic link or an automount, or of an open
     descriptor.
+
+    A server of a network or FUSE file system is not asked: one that is dead would be an error, and one
+    that hangs would hang this process. What is mounted where the kernel knows by itself.
     """
-    flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT
+    flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC
     name = f"/proc/self/fd/{path}" if isinstance(path, int) else path
     at, text = (path, b"") if isinstance(path, int) else (dir_fd, _bytes(path))
     if isinstance(path, int):

@@ -221,8 +221,6 @@ class Bench:
     kept: list[int] = attrs.Factory(list)
     """Descriptors that a child left for after its death."""
     judge: Judge | None = None
-    leftovers: bool = False
-    """Whether an empty `merged` may stay until its layer is used."""
     known: Counter[str] | None = None
     """In the judge's process: how often which home was judged. None: each is worked with again."""
 
@@ -439,7 +437,6 @@ class Bench:
                     if isinstance(verb, Create)
                 ],
                 known=self.known,
-                leftovers=self.leftovers,
             )
         except Violation as violation:
             return f"{violation}\nrecovery settled: {settled}"

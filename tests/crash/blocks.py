@@ -297,7 +297,7 @@ def block_bench(
     disk = RecordedDisk(place / "fs", kind)
     # The record begins when the template is there: so all that is done to it is cut.
     scenario = attrs.evolve(scenario, given=(), when=(*scenario.given, *scenario.when))
-    made = BlockBench(place, scenario, patch, leftovers=True, known=Counter(), disk=disk)
+    made = BlockBench(place, scenario, patch, known=Counter(), disk=disk)
     with prepared(made):
         yield made
 

@@ -102,7 +102,7 @@ def dying_bench(kind: str, scenario: Scenario) -> Iterator[DyingBench]:
     place = Path(tempfile.mkdtemp(prefix="layerstore-dying-", dir=benches.base()))
     control = place / "limit"
     disk = DyingDisk(place / "fs", kind, more=(os.fspath(control),), limit=Limit(control))
-    made = DyingBench(place, scenario, leftovers=True, known=Counter(), disk=disk)
+    made = DyingBench(place, scenario, known=Counter(), disk=disk)
     with prepared(made):
         yield made
 

@@ -98,7 +98,6 @@ def judge(
     foreign: Sequence[str] = (),
     again: Sequence[Create] = (),
     known: Counter[str] | None = None,
-    leftovers: bool = False,
 ) -> State:
     """Everything that must hold once the home was mended; the state that it is in.
 
@@ -107,11 +106,10 @@ def judge(
 
     `lost`: layers that may be mounted in the index alone, until somebody gets them. `foreign`:
     directories that somebody else made meanwhile. `again`: the create that was in flight.
-    `leftovers`: there may be a `merged` that no mount is on record for, until the layer is used.
     """
     failed = [item for item in settled if item.what in ("failed", "isolated")]
     require(not failed, f"recovery could not settle: {failed}")
-    found = check(home, allowed, links, last_seq, lost=lost, foreign=foreign, leftovers=leftovers)
+    found = check(home, allowed, links, last_seq, lost=lost, foreign=foreign)
     if known is not None:
         like = _likeness(home, (again, sorted(foreign)))
         known[like] += 1
@@ -122,7 +120,7 @@ def judge(
         lambda layer, _: layer in lost and not mountinfo.is_mount_root(f"{home}/{layer}/merged")
     )
     # The audit and the fold of the journal had their turn.
-    return check(home, [found], links, last_seq, whole=leftovers, foreign=foreign)
+    return check(home, [found], links, last_seq, whole=False, foreign=foreign)
 
 
 SELDOM: Final = 8
@@ -180,11 +178,10 @@ def check(
     whole: bool = True,
     lost: Sequence[str] = (),
     foreign: Sequence[str] = (),
-    leftovers: bool = False,
 ) -> State:
     """The one allowed state that the home is in."""
     if whole:
-        _check_audit(home, lost, foreign, leftovers=leftovers)
+        _check_audit(home, lost, foreign)
     with Reader.open(home) as reader:
         _check_records(reader, last_seq)
         if whole:
@@ -193,7 +190,7 @@ def check(
         _check_layers(home, reader, foreign)
         _check_applied(home, reader)
         _check_quarantine(home, reader)
-        _check_mounts(home, reader, lost, leftovers=leftovers)
+        _check_mounts(home, reader, lost)
         for one in reader.layers():
             if one.id in links:
                 require(one.link == links[one.id], f"{one.id} has another link")
@@ -209,9 +206,7 @@ def check(
     return found
 
 
-def _check_audit(
-    home: Path, lost: Sequence[str], foreign: Sequence[str], *, leftovers: bool
-) -> None:
+def _check_audit(home: Path, lost: Sequence[str], foreign: Sequence[str]) -> None:
     """The audit has nothing to say but notes."""
     bad = [
         finding
@@ -219,7 +214,6 @@ def _check_audit(
         if finding.severity is not m.Severity.NOTE
         and not (finding.code == "lost-mount" and finding.layer in lost)
         and not (finding.code == "unknown-layer" and finding.layer in foreign)
-        and not (finding.code == "merged-leftover" and leftovers)
     ]
     require(not bad, "audit: " + "; ".join(f"{f.code}: {f.message}" for f in bad))
 
@@ -343,7 +337,7 @@ def _check_quarantine(home: Path, reader: Reader) -> None:
         require(not same, f"{path} is not what was there before the repair")
 
 
-def _check_mounts(home: Path, reader: Reader, lost: Sequence[str], *, leftovers: bool) -> None:
+def _check_mounts(home: Path, reader: Reader, lost: Sequence[str]) -> None:
     """Kernel and index have the same mounts: those of layers with a parent that somebody holds."""
     points = set(mounts_below(home))
     held = {str(hold.layer) for hold in reader.holders()}
@@ -363,7 +357,7 @@ def _check_mounts(home: Path, reader: Reader, lost: Sequence[str], *, leftovers:
         require(read_only == mount.read_only, f"{layer}: read-only in one view only")
         for name, text in files_in(home / layer / "diff").items():
             require((merged / name).read_text() == text, f"{layer}: its mount shows another {name}")
-    for layer in () if leftovers else stacked - set(indexed) - set(lost):
+    for layer in stacked - set(indexed) - set(lost):
         require(not (home / layer / "merged").exists(), f"{layer}/merged is left")
 
 

@@ -474,6 +474,12 @@ MUTANTS: Final = {
     "bury-first": Mutant(
         "the dead are buried before the tree is compared", "open-lost-intents", _bury_first
     ),
+    "merged-of-the-lost": Mutant(
+        "an open leaves the mountpoint of a get whose intent was lost",
+        "open-lost-intents",
+        lambda: _patched((comparison, "_drop_merged", lambda *_: iter(()))),
+        always=True,
+    ),
     "compare-forgotten": Mutant(
         "the comparison is ticked off before it is done", "rebuild", _comparison_forgotten
     ),

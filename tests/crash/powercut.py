@@ -6,8 +6,7 @@ acknowledged under `full` is there, with its content, and nothing half-made is v
 It is the bench of the kills on a disk of its own. What differs is what a cut takes, by design: the
 mounts, and with them their holds; a hold of a base layer, a get or put of which is not synced; the
 labels of a create whose intent was lost and whose layer was not (the tree decides); and what was
-written to a layer, until a child is made of it. And it may leave a `merged` whose mount is not on
-record, which nobody may remove before the kernel was asked: the next get or put of the layer does.
+written to a layer, until a child is made of it.
 """
 
 from __future__ import annotations
@@ -291,7 +290,7 @@ def cut_bench(name: str, patch: Patch = contextlib.nullcontext) -> Iterator[CutB
     place = Path(tempfile.mkdtemp(prefix="layerstore-cut-", dir=benches.base()))
     disk = Disk(place / "fs", kind)
     chosen = ALL[scenario] if scenario in ALL else sequences()[scenario]
-    made = CutBench(place, chosen, patch, leftovers=True, known=Counter(), disk=disk)
+    made = CutBench(place, chosen, patch, known=Counter(), disk=disk)
     with prepared(made):
         yield made
 

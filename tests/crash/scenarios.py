@@ -139,6 +139,8 @@ def _lost_intents(home: Path) -> None:
     os.symlink("../nobody/diff", home / "l" / ("Q" * 26))
     # a probe
     os.makedirs(home / layout.STAGING / ("b" * 32 + "-probe") / "upper")
+    # a get, after it made the mountpoint
+    os.mkdir(home / "mid" / layout.MERGED, 0o700)
     # a remove, after its rename
     os.rename(home / "gone", home / layout.TRASH / ("c" * 32))
     # two creates that were whole
