@@ -32,6 +32,9 @@ log = logging.getLogger("layerstore")
 _NORMAL = frozenset({m.Verb.MOUNT, m.Verb.UNMOUNT, m.Verb.EMPTY})
 """Verbs whose outcome need not survive a power cut: no mount does, and emptying can be repeated."""
 
+_SURVIVED = 1_000
+"""So many dead owners are remembered: asking again about one of them costs a sync, and no more."""
+
 
 T = TypeVar("T")
 
@@ -108,6 +111,8 @@ class Hands:
             why = f"a process that is dead now met an I/O error ({error})"
             self.journal.database.refuse(why)
             raise WritesRefused(why) from error
+        if len(self.survived) >= _SURVIVED:
+            self.survived.clear()
         self.survived |= dead
 
 
