@@ -96,8 +96,8 @@ def test_a_kill_at_each_point_loses_nothing_acknowledged(home: Path) -> None:
                     os.write(write, f"at {point}\n".encode())
                     os.kill(os.getpid(), signal.SIGKILL)
 
-            def tell(name: str) -> None:
-                os.write(write, f"{name}\n".encode())
+            def tell(layer: str, told: int = write) -> None:
+                os.write(told, f"{layer}\n".encode())
 
             with Store.open(home) as store:
                 _crowd(store, kill, tell)
