@@ -24,6 +24,9 @@ COMPACTED: Final = "compacted"
 COMPACTED_AT: Final = "compacted_at"
 """The row of `meta` with the time of the last compaction, as rows have times."""
 
+_AHEAD: Final = 64
+"""Archives that one look into their directory gives to who reads one after the other."""
+
 Read = Callable[..., engine.Rows]
 """Asks the journal: a statement, and its parameters by name."""
 
@@ -52,37 +55,57 @@ class Part(NamedTuple):
     """The rows, as JSON: a list of lists."""
 
 
-def listed(home: str) -> list[Archive]:
-    """Every file with the name of an archive, in the order of events."""
+def _named(home: str) -> Iterator[Archive]:
+    """Every file with the name of an archive, in no order.
+
+    One at a time: archives are for ever unless somebody limits them, and to have thousands in hand
+    at each look is memory that a process never gives back.
+    """
     directory = f"{home}/{layout.ARCHIVES}"
     try:
-        names = sorted(os.listdir(directory))
+        entries = os.scandir(directory)
     except FileNotFoundError:
-        return []
-    found = []
-    for name in names:
-        first, dash, last = name.removesuffix(".db").partition("-")
-        if dash and first.isdigit() and last.isdigit():
-            archive = Archive(int(first), int(last), f"{directory}/{name}")
-            if layout.archive(archive.first, archive.last).endswith(f"/{name}"):
-                found.append(archive)
-    return found
+        return
+    with entries:
+        for entry in entries:
+            first, dash, last = entry.name.removesuffix(".db").partition("-")
+            if dash and first.isdigit() and last.isdigit():
+                archive = Archive(int(first), int(last), f"{directory}/{entry.name}")
+                if layout.archive(archive.first, archive.last).endswith(f"/{entry.name}"):
+                    yield archive
+
+
+def listed(home: str) -> list[Archive]:
+    """Every file with the name of an archive, in the order of events."""
+    return sorted(_named(home))
 
 
 def counted(home: str, cut: int) -> list[Archive]:
     """The archives of a journal that was compacted up to event `cut`."""
-    return [archive for archive in listed(home) if archive.last <= cut] if cut else []
+    return sorted(archive for archive in _named(home) if archive.last <= cut) if cut else []
+
+
+def _following(home: str, cut: int, after: int) -> list[Archive]:
+    """The first of them with events after `after`: some, so that a look is not made for each."""
+    if after >= cut:
+        return []
+    import heapq  # few commands read what was archived
+
+    found = (archive for archive in _named(home) if after < archive.last <= cut)
+    return heapq.nsmallest(_AHEAD, found)
 
 
 def leftovers(home: str, cut: int) -> tuple[list[str], list[Archive]]:
     """What compactions that were killed left: unfinished files, and archives that do not count."""
     directory = f"{home}/{layout.ARCHIVES}"
     try:
-        names = sorted(os.listdir(directory))
+        entries = os.scandir(directory)
     except FileNotFoundError:
         return [], []
-    unfinished = [f"{directory}/{name}" for name in names if name.endswith(".tmp")]
-    return unfinished, [archive for archive in listed(home) if archive.last > cut]
+    with entries:
+        names = sorted(entry.name for entry in entries if entry.name.endswith(".tmp"))
+    beyond = sorted(archive for archive in _named(home) if archive.last > cut)
+    return [f"{directory}/{name}" for name in names], beyond
 
 
 def cut_of(read: Read) -> int:
@@ -95,13 +118,16 @@ def pages(
     home: str, read: Read, *, layer: str | None, after: int, last: int
 ) -> Iterator[engine.Rows]:
     """The rows after `after` up to `last`, each seq once, wherever it lies; a page at a time."""
+    ahead: list[Archive] = []
     while after < last:
         cut = cut_of(read)
-        archive = next((a for a in counted(home, cut) if a.last > after), None)
-        if archive is not None:
+        ahead = ahead[1:] or _following(home, cut, after)
+        if ahead:
+            archive = ahead[0]
             try:
                 database = archive.open()
             except FileNotFoundError:
+                ahead = []
                 continue  # it was pruned a moment ago
             try:
                 for page in pages_of(asking(database), layer, after, min(last, archive.last)):
@@ -168,11 +194,11 @@ def base(home: str, read: Read, seq: int | None) -> tuple[int, list[Part]]:
             if parts is not None and cut_of(read) == cut:
                 return cut, parts
             continue
-        archives = counted(home, cut)
         # The first event of an archive is the one after its snapshot, so 0 is before the first one.
-        archive = next((a for a in archives if a.first - 1 <= seq <= a.last), None)
+        having = (a for a in _named(home) if a.first - 1 <= seq <= a.last <= cut)
+        archive = min(having, default=None)
         if archive is None:
-            raise NoLongerKept(seq, reaches_back_to(archives, cut))
+            raise NoLongerKept(seq, reaches_back_to(counted(home, cut), cut))
         try:
             database = archive.open()
         except FileNotFoundError:

@@ -166,7 +166,7 @@ class Grouping:
         self._pass_on(group)
         part.gate.acquire()
         if group.failure is not None:
-            raise _again(group.failure) from group.failure
+            raise again(group.failure) from group.failure
 
     @staticmethod
     def _take_back(group: _Group, error: BaseException) -> None:
@@ -185,7 +185,7 @@ def _is_main() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def _again(error: BaseException) -> BaseException:
+def again(error: BaseException) -> BaseException:
     """The same error for another thread: a raised one belongs to the thread that raised it."""
     copy = type(error).__new__(type(error), *error.args)
     copy.__dict__.update(error.__dict__)

@@ -99,6 +99,33 @@ class Transaction:
         self.last_seq = seq
         return seq
 
+    @contextlib.contextmanager
+    def part(self) -> Iterator[None]:
+        """What is taken back alone where it raises."""
+        self._connection.execute("SAVEPOINT job")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK TO job")
+            self._connection.execute("RELEASE job")
+            raise
+        self._connection.execute("RELEASE job")
+
+    def finish(
+        self,
+        operation: str,
+        outcome: e.Done | e.Undone,
+        *,
+        then: Callable[[Transaction], None] | None = None,
+    ) -> int:
+        """Append an outcome, if the operation is still this owner's; `then` joins in."""
+        found = self.require_own(operation)
+        assert state.ends(found.verb, outcome), (found, outcome)
+        seq = self.append(outcome, operation=operation)
+        if then is not None:
+            then(self)
+        return seq
+
     def require_full(self) -> None:
         """Raise MustBeDurable unless the commit of this transaction waits for the disk."""
         if not self._full:
@@ -233,17 +260,8 @@ class Journal:
         full: bool,
         then: Callable[[Transaction], None] | None = None,
     ) -> int:
-        """Append an outcome, if the operation is still this owner's; `then` joins in."""
-
-        def end(transaction: Transaction) -> int:
-            found = transaction.require_own(operation)
-            assert state.ends(found.verb, outcome), (found, outcome)
-            seq = transaction.append(outcome, operation=operation)
-            if then is not None:
-                then(transaction)
-            return seq
-
-        return self.write(end, full=full)
+        """`Transaction.finish` in a transaction of its own."""
+        return self.write(lambda tx: tx.finish(operation, outcome, then=then), full=full)
 
     def claim(self, operation: m.Operation) -> bool:
         """Move an operation to this owner, if it is still where it was seen."""

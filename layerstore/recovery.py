@@ -12,25 +12,29 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import attrs
 
 from layerstore import events as e
+from layerstore import evidence, plan, room, rows, state
 from layerstore import model as m
-from layerstore import plan, repair_steps, room, rows, state
 from layerstore.db import statements as sql
 from layerstore.errors import LayerstoreError, OwnerLost, UpperBusy, WritesRefused
-from layerstore.fs import files, layout, locks, perform
+from layerstore.fs import layout, locks, perform
 from layerstore.fs.durable import SyncFailed
 from layerstore.fs.steps import Performed
 from layerstore.fs.trace import trace
 from layerstore.journal import Journal, MustBeDurable, Transaction
+from layerstore.turns import Turns
 
 log = logging.getLogger("layerstore")
 
 _NORMAL = frozenset({m.Verb.MOUNT, m.Verb.UNMOUNT, m.Verb.EMPTY})
 """Verbs whose outcome need not survive a power cut: no mount does, and emptying can be repeated."""
+
+_SURVIVED = 1_000
+"""So many dead owners are remembered: asking again about one of them costs a sync, and no more."""
 
 
 T = TypeVar("T")
@@ -49,6 +53,8 @@ class Hands:
     """Operations that some thread of this process is at, and which one."""
     changed: threading.Condition = attrs.Factory(threading.Condition)
     """Notified when an operation leaves `active`."""
+    turns: Turns[Any] = attrs.Factory(Turns)
+    """Of the threads that create."""
     thread: threading.local = attrs.Factory(threading.local)
     """`inside`: this thread is inside an operation."""
     uncompared: bool = False
@@ -108,6 +114,8 @@ class Hands:
             why = f"a process that is dead now met an I/O error ({error})"
             self.journal.database.refuse(why)
             raise WritesRefused(why) from error
+        if len(self.survived) >= _SURVIVED:
+            self.survived.clear()
         self.survived |= dead
 
 
@@ -131,6 +139,15 @@ Decision = Callable[[Transaction, str], e.Intent | None]
 Last = Callable[[Transaction], None]
 
 
+class Begun(Protocol):
+    """An operation whose intent another thread committed, for this one."""
+
+    operation: str
+    intent: Any
+
+    def perform(self, hands: Hands) -> Performed: ...
+
+
 def begin(hands: Hands, decision: Decision) -> str | None:
     """One intent transaction. Raises InFlight where the decision meets another operation."""
     operation = new_name()
@@ -152,12 +169,14 @@ def begin(hands: Hands, decision: Decision) -> str | None:
     return operation
 
 
-def run(hands: Hands, decision: Decision, *, last: Last | None = None) -> e.Intent | None:
+def run(
+    hands: Hands, decision: Decision, *, last: Last | None = None, begun: Begun | None = None
+) -> e.Intent | None:
     """Intent, effects, outcome. A call that fails settles its own operation before it raises.
 
-    `last`: what to ask in the transaction of the outcome, when that is written.
+    `last`: what to ask in the transaction of the outcome, when that is written. `begun`: go on there.
     """
-    decided: list[tuple[str, e.Intent]] = []
+    decided: list[tuple[str, e.Intent]] = [] if begun is None else [(begun.operation, begun.intent)]
 
     def remember(transaction: Transaction, operation: str) -> e.Intent | None:
         intent = decision(transaction, operation)
@@ -173,18 +192,24 @@ def run(hands: Hands, decision: Decision, *, last: Last | None = None) -> e.Inte
         return begin(hands, remember)
 
     acting = False
-    hands.start()
     try:
-        hands.with_room(
-            attempt,
-            may_release=lambda: not decided or state.verb_of(decided[0][1]) not in m.TAKING_ROOM,
-        )
+        if begun is None:
+            hands.start()
+            hands.with_room(
+                attempt,
+                may_release=lambda: (
+                    not decided or state.verb_of(decided[0][1]) not in m.TAKING_ROOM
+                ),
+            )
         if not decided:
             return None
         operation, intent = decided[0]
         verb = state.verb_of(intent)
         acting = True
-        performed = hands.performer.run(plan.forward(operation, intent), name=verb, first=True)
+        if begun is not None:
+            performed = begun.perform(hands)
+        else:
+            performed = hands.performer.run(plan.forward(operation, intent), name=verb, first=True)
         acting = False
         conclude(hands, operation, intent, plan.done(intent, performed), name=verb, last=last)
     except BaseException as error:
@@ -325,7 +350,7 @@ def settle(hands: Hands, operation: m.Operation) -> m.Settled | None:
 def _settle_own(hands: Hands, operation: str, intent: e.Intent, *, reason: str) -> state.Rule:
     """End an operation that is this owner's, by the rule of its verb."""
     verb = state.verb_of(intent)
-    rule = state.rule_for(verb, gather(hands.home, operation, intent))
+    rule = state.rule_for(verb, evidence.gather(hands.home, operation, intent))
     name = f"settle:{verb}"
     try:
         if rule is state.Rule.REDO:
@@ -347,28 +372,6 @@ def _still_in_use(intent: e.Intent, busy: UpperBusy) -> e.Done | e.Undone:
     if isinstance(intent, e.LayerUnmountIntended) and intent.reason != "lost":
         return plan.done(intent, Performed(detached=True))
     return plan.undone(intent, busy.message, in_use=True)
-
-
-def gather(home: str, operation: str, intent: e.Intent) -> state.Evidence:
-    """What the disk says about an operation."""
-    return state.Evidence(
-        present=files.is_there(f"{home}/{intent.layer}"),
-        trashed=files.is_there(f"{home}/{layout.trash(operation)}"),
-        applied=isinstance(intent, e.LayerApplyIntended)
-        and files.is_applied(home, operation, intent.layer),
-        moved=isinstance(intent, e.RepairIntended) and _is_moved(home, operation, intent),
-    )
-
-
-def _is_moved(home: str, operation: str, intent: e.RepairIntended) -> bool:
-    there = files.is_there(f"{home}/{intent.path}")
-    if intent.put in ("mode", "unmount"):
-        return False  # nothing is lost by it, and nothing won by insisting
-    if intent.put == "trash":
-        return not there
-    if intent.aside:
-        return files.is_there(f"{home}/{repair_steps.set_aside_at(operation, intent.path)}")
-    return there
 
 
 def settle_operations(hands: Hands, *, insist: bool) -> Iterator[m.Settled]:

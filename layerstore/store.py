@@ -11,7 +11,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Literal, Self, overload
+from typing import Any, Literal, Self, overload
 
 from layerstore import burial, compaction, decide, opening, recovery, room, waiting
 from layerstore import events as e
@@ -221,7 +221,7 @@ class Store(compaction.Compacting, Keeping, Applying, Recording, Outside, Repair
 
         while True:
             try:
-                self._operate(decision, last=look)
+                self._operate(decision, last=look, together=True)
             except LayerHeld as held:
                 # The parent is mounted read-write: in the way only if somebody living holds it.
                 ended = self._end_dead_holds(held.layer)
@@ -361,14 +361,12 @@ class Store(compaction.Compacting, Keeping, Applying, Recording, Outside, Repair
 
     # --- the rest -----------------------------------------------------------------------------
 
-    def _operate(
-        self, decision: recovery.Decision, *, last: recovery.Last | None = None
-    ) -> e.Intent | None:
+    def _operate(self, decision: recovery.Decision, **how: Any) -> e.Intent | None:
         """Run one operation, after whatever is in flight on its layers."""
         self._check_usable()
         try:
             intent = waiting.operate(
-                self._hands, decision, timeout=self._timeout, name_of=self._name_of, last=last
+                self._hands, decision, timeout=self._timeout, name_of=self._name_of, **how
             )
         except UnicodeEncodeError as error:
             raise InvalidArgument(f"{error.object!r} is not a text in UTF-8.") from error

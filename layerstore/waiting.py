@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from layerstore import combining, manifests, recovery
 from layerstore import events as e
-from layerstore import manifests, recovery
 from layerstore import model as m
 from layerstore.errors import Busy, LayerstoreError
 from layerstore.journal import InFlight, ManifestStands
@@ -23,21 +23,23 @@ def operate(
     timeout: float,
     name_of: Callable[[str], str],
     last: recovery.Last | None = None,
+    together: bool = False,
 ) -> e.Intent | None:
     """Run one operation, after whatever is in flight on its layers; Busy after `timeout` seconds.
 
     A thread that is inside an operation must not wait for another: two of them could wait for each
-    other.
+    other. `together`: with other threads that do the same.
     """
     if getattr(hands.thread, "inside", False):
         raise LayerstoreError("A verb was called while its thread was inside another one.")
     deadline = time.monotonic() + timeout
     pause = 0.001
+    run = combining.run if together else recovery.run
     hands.thread.inside = True
     try:
         while True:
             try:
-                return recovery.run(hands, decision, last=last)
+                return run(hands, decision, last=last)
             except ManifestStands as met:
                 manifests.drop(hands, met.layer, met.reason)
             except InFlight as blocked:

@@ -9,7 +9,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, Final
 
 from layerstore.errors import (
@@ -20,7 +20,17 @@ from layerstore.errors import (
     LayerstoreError,
     UpperBusy,
 )
-from layerstore.fs import ballast, durable, files, layout, mount, mountinfo, namespaces, syscalls
+from layerstore.fs import (
+    ballast,
+    durable,
+    files,
+    layout,
+    mount,
+    mountinfo,
+    namespaces,
+    syscalls,
+    whole,
+)
 from layerstore.fs import steps as s
 from layerstore.fs.aside import perform as set_aside
 from layerstore.fs.trace import trace
@@ -41,8 +51,18 @@ class Performer:
     def run(self, steps: Iterable[s.Step], *, name: str, first: bool) -> s.Performed:
         """Perform steps in order. `first`: the first run of a plan, whose staging must be new."""
         performed = s.Performed()
+        for _ in self.stepwise(steps, performed, name=name, first=first):
+            pass
+        return performed
+
+    def stepwise(
+        self, steps: Iterable[s.Step], performed: s.Performed, *, name: str, first: bool
+    ) -> Generator[s.Step, bool | None]:
+        """The same for who decides when: each step is given before it is performed; True skips it."""
         try:
             for index, step in enumerate(steps):
+                if (yield step):
+                    continue
                 point = f"{name}:{index}:{type(step).__name__}"
                 trace(f"{point}:before")
                 self._perform(step, performed, first, name not in TAKING_ROOM)
@@ -50,7 +70,6 @@ class Performer:
         finally:
             for descriptor in performed.written.values():
                 os.close(descriptor)
-        return performed
 
     def _perform(self, step: s.Step, performed: s.Performed, first: bool, release: bool) -> None:
         """One step; on a full disk again for each piece of the ballast, if it may be released."""
@@ -337,15 +356,8 @@ class Performer:
 
 def sync_file_system(home: str) -> None:
     """Write everything on the home's file system; raise SyncFailed for what could not be written."""
-    descriptor = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        syscalls.syncfs(descriptor)
-    except OSError as error:
-        raise durable.SyncFailed(
-            error.errno, f"cannot be synced: {error.strerror}", home
-        ) from error
-    finally:
-        os.close(descriptor)
+    with whole.watched(home) as sync:
+        sync()
 
 
 _UNSEEN: Final = 1.0

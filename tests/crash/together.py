@@ -47,7 +47,7 @@ MOMENT = 0.02
 """Seconds that a transaction waits for others at the most, after its BEGIN."""
 PATIENCE = 60
 START = (Initialize(), Open(), Create("base"), Close())
-SHARED = re.compile(r"group:|.*:(intent|outcome):")
+SHARED = re.compile(r"(group|together):|.*:(intent|outcome):")
 """Points in and around a transaction."""
 
 

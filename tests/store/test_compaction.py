@@ -7,6 +7,7 @@ import os
 import shutil
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,44 @@ def to_first_schema(home: Path) -> None:
     for suffix in ("-wal", "-shm"):
         Path(f"{path}{suffix}").unlink(missing_ok=True)
     old.rename(path)
+
+
+def test_archives_are_read_however_few_are_looked_up_at_once(
+    filled: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log through more archives than one look gives is whole, also where one is pruned meanwhile."""
+    monkeypatch.setattr(archives, "_AHEAD", 2)
+    rows, _ = past(filled)
+    for keep in (40, 30, 20, 10, 5):
+        filled.compact(keep=keep)
+    kept = names(filled.home)
+    assert len(kept) >= 4
+    assert rows == list(filled.rows())[: len(rows)]
+    assert [rows[20]] == list(filled.rows(after_seq=20, limit=1))
+    told = filled.rows()
+    first = next(told)
+    (filled.home / layout.ARCHIVES / kept[1]).unlink()
+    rest = [row["seq"] for row in told]
+    missing = archives.listed(str(filled.home))
+    gone = set(range(missing[0].last + 1, missing[1].first))
+    assert gone
+    assert [s for s in range(first["seq"] + 1, filled.last_seq() + 1) if s not in gone] == rest
+
+
+def test_thousands_of_archives_cost_no_memory(tmp_path: Path) -> None:
+    """Whoever looks for what a compaction left, or for the next archives, never has all in hand."""
+    (tmp_path / layout.ARCHIVES).mkdir(parents=True)
+    for number in range(2_000):
+        (tmp_path / layout.archive(number * 10 + 1, number * 10 + 10)).touch()
+    tracemalloc.start()
+    try:
+        assert ([], []) == archives.leftovers(str(tmp_path), 20_000)
+        assert [] == archives._following(str(tmp_path), 20_000, 20_000)
+        ahead = archives._following(str(tmp_path), 20_000, 19_995)
+        assert [19_991] == [archive.first for archive in ahead]
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
 
 
 # --- at the same time ---------------------------------------------------------------------------
