@@ -213,7 +213,7 @@ def _audit_adopted(home: Path, tree: str, *, progress: Progress | None) -> tuple
 
         def judged(view: View) -> Iterator[m.Finding]:
             bare = attrs.evolve(view, records=None)
-            yield from (*trouble, *folded, *foreign.check(bare), *_judge(bare, archives=False))
+            yield from (*trouble, *folded, *of_view(bare, legacy.read_beside(tree)))
             if view.records is not None:
                 yield from (*records.check(view), *behind.drift(view))
 

@@ -17,7 +17,7 @@ from layerstore.fs import layout
 from layerstore.testing import Snapshot, assert_same, snapshot
 from tests.docker.daemon import Docker, busybox, docker
 from tests.legacy.test_real import listed, needs_docker, needs_storage, populate, works
-from tests.testing.test_real import Podman
+from tests.testing.podman import Podman
 
 pytestmark = [pytest.mark.root, pytest.mark.crash, pytest.mark.campaign]
 

@@ -224,7 +224,6 @@ def judged(home: Path, told: Told) -> State:
         settled,
         last_synced(when, said),
         again=[verb for verb in in_flight if isinstance(verb, Create)],
-        leftovers=True,
     )
 
 
