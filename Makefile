@@ -1,6 +1,6 @@
 # make demo       see it work: a store, a chain of layers, a mount, a kill, an audit
 # make test       lint, types, import contracts, the suite on two Pythons, a kill at every point
-# make campaigns  what else takes long: pairs of kills, power cuts, crowds, a soak, a second kernel, dockerd
+# make campaigns  what else takes long: kills in every way of a verb, mutants, pairs of kills, power cuts, crowds, a soak, a second kernel, dockerd
 # make check      the same questions in under three minutes, without the crash campaigns
 # make crash      the crash campaigns in their long form
 # make bench      the measurements; BIG=1 with a store of 100,000 layers, which CACHE=DIR keeps there
@@ -68,8 +68,8 @@ check: lint
 
 # Every kill point, and every pair of a kill and a kill of its recovery: some 700,000 kills, about
 # two hours on two idle cores. The counts come last. `-k double`, `-k "kills and create"` and the
-# like choose (PYTEST_ARGS); `make test` has each point once, `make campaigns` more than 5,000 of the
-# pairs.
+# like choose (PYTEST_ARGS); `make test` and `make campaigns` have each point once, and more than
+# 5,000 of the pairs.
 crash: .venv/stamp
 	LAYERSTORE_TEST_LONG=1 $(call RUN,$(BIN)) -m crash -o faulthandler_timeout=0
 

@@ -7,7 +7,7 @@ import pytest
 from tests.crash.campaigns import Campaigns
 from tests.crash.mutants import MUTANTS
 
-pytestmark = [pytest.mark.crash, pytest.mark.root]
+pytestmark = [pytest.mark.crash, pytest.mark.campaign, pytest.mark.root]
 
 
 @pytest.mark.parametrize("name", sorted(MUTANTS))

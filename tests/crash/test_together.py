@@ -6,7 +6,7 @@ import pytest
 
 from tests.crash.campaigns import Campaigns
 
-pytestmark = [pytest.mark.crash, pytest.mark.root]
+pytestmark = [pytest.mark.crash, pytest.mark.campaign, pytest.mark.root]
 
 
 def test_a_kill_in_a_group_loses_nothing_acknowledged(campaigns: Campaigns) -> None:
