@@ -287,7 +287,7 @@ def test_an_error_at_any_step_leaves_each_whole(
         docker.do(verb)
     named = [x for x in passed if x.startswith("orphan-")]
     assert len(named) > 10
-    for index in range(0, len(named), 3):
+    for index in range(0, len(named), 7):
         fresh()
         left = index
 

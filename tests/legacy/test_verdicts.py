@@ -141,7 +141,8 @@ def test_what_is_mounted_in_another_namespace_is_no_orphan(
     bare: Path, command: Callable[[Path], str]
 ) -> None:
     """A mount that only another mount namespace has keeps what it is of, and every layer below it."""
-    tree = docker_tree(bare)
+    # A mount of another tree's layer of that name keeps it, too, and other tests have such trees.
+    tree = docker_tree(bare, f"driver-{os.getpid()}")
     (tree.home / ORPHAN / "merged").mkdir()
     mount = f"{command(tree.home)} && echo up && read x"
     with subprocess.Popen(
