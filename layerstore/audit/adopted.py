@@ -30,7 +30,7 @@ def drift(view: View) -> Iterator[m.Finding]:
             yield finding("unknown-layer", said, layer, where, severity=m.Severity.DRIFT)
     for layer in index:
         if layer not in view.tree.layers and layer not in view.tree.unreadable:
-            said = f"{layer}: the index has it, and its program has removed it; {_AGAIN}"
+            said = f"{layer}: the index has it, and it is gone from the tree; {_AGAIN}"
             yield finding(
                 "missing-layer", said, layer, f"{view.home}/{layer}", severity=m.Severity.DRIFT
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -249,9 +250,12 @@ def _quarantine(tree: Found, wanted: dict[str, Any]) -> str:
 
 
 def _is_store(tree: Found) -> bool:
+    """Whether its layers are a store's to remove: those of an adopted tree are the original program's."""
+    from layerstore import adoption
     from layerstore.fs import layout
 
-    return os.path.isfile(os.path.join(tree.home, layout.STORE_FILE))
+    home = Path(tree.home)
+    return (home / layout.STORE_FILE).is_file() and adoption.read(home) is None
 
 
 def _run_root(wanted: dict[str, Any]) -> str:

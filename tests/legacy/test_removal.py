@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from layerstore import Store
+from layerstore import Store, adopting
 from layerstore.audit import audit
 from layerstore.errors import InvalidArgument, LayerstoreError, Refused
 from layerstore.fs import layout
@@ -347,6 +347,19 @@ def test_an_audit_does_not_mind_a_quarantine(docker: Subject) -> None:
     after = {(x.code, x.layer) for x in audit(docker.home, any_tree=True).findings}
     assert after <= before
     assert ("doubled-link", TOP) in before - after
+
+
+def test_orphans_of_an_adopted_tree_are_set_aside(docker: Subject) -> None:
+    """Its layers are still the original program's, whatever index is beside them: there is a way back."""
+    adopting.adopt(str(docker.tree))
+    done = run(["orphans", str(docker.tree), *YES])
+    assert 0 == done.code
+    assert {TOP, UNDER} == set(docker.entries())
+    assert {TOP, UNDER} == {
+        x.layer for x in audit(docker.home).findings if x.code == "missing-layer"
+    }
+    docker.do("restore")
+    assert adopting.adopt(str(docker.tree)).found == 0
 
 
 def test_orphans_of_a_store_are_removed_by_the_store(bare: Path) -> None:
