@@ -273,14 +273,20 @@ def _unsynced(verbs: tuple[Verb, ...], acknowledged: int) -> set[str]:
 def _fits(files: Mapping[str, str], layer: str, passed: list[State]) -> bool:
     """Whether what is there of a layer is the beginning of what was written to it.
 
-    Nothing of it is promised, but that it is nothing else: a name that nobody wrote, other bytes, or
-    zeros where a length came to the disk and its bytes did not, would be somebody else's.
+    Nothing of it is promised, but that it is nothing else: a name that nobody wrote, or other bytes,
+    would be somebody else's. Zeros are nobody's: ext4 may give a file its length and its blocks in one
+    transaction of its journal, and what is in them only after it.
     """
     written: dict[str, str] = {}
     for state in passed:
         for name, text in state.files.get(layer, {}).items():
             written[name] = max(text, written.get(name, ""), key=len)
-    return all(name in written and written[name].startswith(text) for name, text in files.items())
+    return all(
+        name in written
+        and len(text) <= len(written[name])
+        and all(here in (there, "\0") for here, there in zip(text, written[name], strict=False))
+        for name, text in files.items()
+    )
 
 
 @contextlib.contextmanager
