@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Final
@@ -43,6 +44,10 @@ def _killer(wanted: str) -> Callable[[str], None]:
         nonlocal left
         if left and fnmatchcase(point, pattern if named else wanted):
             left = 0
-            os.kill(os.getpid(), number)
+            if number == signal.SIGSTOP:
+                # Of the process another thread might take it, while this one goes on for a while.
+                signal.pthread_kill(threading.get_ident(), number)
+            else:
+                os.kill(os.getpid(), number)
 
     return kill
