@@ -7,6 +7,7 @@ would, `check` compares it with the states that are allowed, and `use` works wit
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import re
 from collections import Counter
@@ -231,20 +232,15 @@ def _check_records(reader: Reader, last_seq: int) -> None:
 def _check_past(reader: Reader) -> None:
     """Every event is there once, wherever it lies, from the first that is kept to the newest; only where
     an older database was put back are numbers passed by."""
-    seqs = []
-    epochs = []
-    for row in reader.rows():
-        seqs.append(row["seq"])
-        epochs.append(row["epoch"])
-    require(seqs[-1] == reader.last_seq(), f"the newest event is {reader.last_seq()}: {seqs}")
-    for index in range(1, len(seqs)):
+    told = [(row["seq"], row["epoch"]) for row in reader.rows()]
+    for (before, epoch), (seq, now) in itertools.pairwise(told):
         # A database that was put back goes on above every number that may have been given out.
-        new = epochs[index] != epochs[index - 1]
-        step = seqs[index] - seqs[index - 1]
-        require(step == 1 or (new and step > 1), f"the journal has the events {seqs}")
+        follows = seq == before + 1 or (now != epoch and seq > before)
+        require(follows, f"event {seq} of epoch {now} comes after {before} of {epoch}")
+    require(told[-1][0] == reader.last_seq(), f"the newest event is not {told[-1][0]}")
     kept = archives.counted(str(reader.home), archives.cut_of(reader.select))
     if kept:
-        require(kept[0].first == seqs[0], f"the oldest archive is {kept[0].path}")
+        require(kept[0].first == told[0][0], f"the oldest archive is {kept[0].path}")
         reader.state_at(kept[0].first)
 
 
