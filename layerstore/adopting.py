@@ -267,7 +267,7 @@ def _new_index(home: Path, now: Adoption) -> None:
     """An index without a layer, in place of whatever an adopt that was killed left."""
     for name in sorted(os.listdir(home / layout.OWN)):
         if name not in _MARKS:
-            remove(home / layout.OWN, name)
+            tree.remove(os.fspath(home / layout.OWN / name))
     trace("adopt:swept:after")
     adoption.write(home, now)
     about = indexing.new_description()
@@ -298,7 +298,7 @@ def drop(home: Path) -> None:
     first = os.path.basename(layout.STORE_FILE)
     for name in sorted(os.listdir(own), key=lambda name: (name != first, name)):
         if name not in _MARKS:
-            remove(own, name)
+            tree.remove(os.fspath(own / name))
             trace("release:removed:after")
     durable.sync_directory(os.fspath(own))
     # The lock was that of this directory: whoever waited for it finds that it is gone.
@@ -315,19 +315,11 @@ def remove_own(home: Path) -> None:
     """Remove the directory of the store's own, in which nothing is that matters any more."""
     own = home / layout.OWN
     for name in os.listdir(own):
-        remove(own, name)
+        tree.remove(os.fspath(own / name))
     with as_it_was(os.fspath(home)):
         own.rmdir()
         trace("release:rmdir:after")
     durable.sync_directory(os.fspath(home))
-
-
-def remove(directory: Path, name: str) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        tree.remove_tree(descriptor, name)
-    finally:
-        os.close(descriptor)
 
 
 def _take_over(home: Path, adopted: Adoption) -> None:

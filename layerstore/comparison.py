@@ -45,11 +45,7 @@ removed, where a cut took the intent (ADR 0026)."""
 
 def compare(hands: Hands) -> Iterator[m.Settled]:
     """Compare the whole tree with the index, and settle what can be settled safely."""
-    tree = survey(hands.home)
-    read = hands.journal.database.read
-    index = {row[0]: Indexed(*row) for row in read(sql.SELECT_INDEX)}
-    operations = [rows.operation(row) for row in read(sql.SELECT_OPERATIONS)]
-    busy = {operation.layer for operation in operations} | {o.id for o in operations}
+    tree, index, busy = _look(hands)
     yield from _finish_removes(hands, tree, index, busy)
     yield from _check_indexed(hands, tree, index, busy)
     yield from _adopt(hands, tree, index, busy)
@@ -64,11 +60,7 @@ def take_in(hands: Hands) -> Iterator[m.Settled]:
 
     Whole layers that the index does not know, and layers that were set apart and are whole again.
     """
-    tree = survey(hands.home)
-    read = hands.journal.database.read
-    index = {row[0]: Indexed(*row) for row in read(sql.SELECT_INDEX)}
-    operations = [rows.operation(row) for row in read(sql.SELECT_OPERATIONS)]
-    busy = {operation.layer for operation in operations} | {o.id for o in operations}
+    tree, index, busy = _look(hands)
     apart = {
         name: row
         for name, row in index.items()
@@ -76,6 +68,15 @@ def take_in(hands: Hands) -> Iterator[m.Settled]:
     }
     yield from _check_indexed(hands, tree, apart, busy)
     yield from _adopt(hands, tree, index, busy)
+
+
+def _look(hands: Hands) -> tuple[Tree, dict[str, Indexed], set[str]]:
+    """The tree, then the index, and the layers and operations of whatever is in flight."""
+    tree = survey(hands.home)
+    read = hands.journal.database.read
+    index = {row[0]: Indexed(*row) for row in read(sql.SELECT_INDEX)}
+    operations = [rows.operation(row) for row in read(sql.SELECT_OPERATIONS)]
+    return tree, index, {o.layer for o in operations} | {o.id for o in operations}
 
 
 def _attempt(

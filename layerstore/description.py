@@ -73,6 +73,17 @@ def _checked(found: Description) -> Description:
     return found
 
 
+def new(max_depth: int, *, format: int = FORMAT) -> Description:  # noqa: A002 - the field's name
+    """Of a store that did not exist before."""
+    return Description(
+        store_id=os.urandom(16).hex(),
+        epoch=new_epoch(),
+        format=format,
+        max_depth=max_depth,
+        high_water=0,
+    )
+
+
 def new_epoch() -> str:
     """A name for the numbers that follow: (epoch, seq) means one event for ever."""
     return os.urandom(8).hex()

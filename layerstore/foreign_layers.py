@@ -8,7 +8,6 @@ then, with what is wrong with it, and those upon it are, too.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Final
 
 import attrs
 
@@ -16,10 +15,7 @@ from layerstore import events as e
 from layerstore import model as m
 from layerstore.audit.tree import LayerFiles, Tree
 from layerstore.fs import files, layout
-from layerstore.legacy.manifest import Manifest, Record, Role, Source
-
-_HALF: Final = frozenset({Source.WRITE_SET, Source.REMOVING, Source.INCOMPLETE})
-"""Records that tell whose a directory is, and nothing about what it holds."""
+from layerstore.legacy.manifest import HALF, Manifest, Record, Role
 
 
 @attrs.frozen
@@ -181,7 +177,7 @@ def _sorted(found: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, ...]]:
 
 def _telling(records: tuple[Record, ...]) -> Record | None:
     """The record that says most: one that is whole, if there is any."""
-    whole = [record for record in records if record.source not in _HALF]
+    whole = [record for record in records if record.source not in HALF]
     return next(iter((*whole, *records)), None)
 
 

@@ -74,13 +74,8 @@ def refuse_living(found: Found) -> None:
 
 
 def new_description() -> description.Description:
-    return description.Description(
-        store_id=os.urandom(16).hex(),
-        epoch=description.new_epoch(),
-        format=description.ADOPTED_FORMAT,
-        max_depth=m.MAX_DEPTH,
-        high_water=0,
-    )
+    """Of an index, which older versions refuse."""
+    return description.new(m.MAX_DEPTH, format=description.ADOPTED_FORMAT)
 
 
 @attrs.define

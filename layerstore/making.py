@@ -59,13 +59,7 @@ def initialize(home: Path, *, max_depth: int) -> None:
         except LayerstoreError:
             _take_back(made if is_there else [home, *made])
             raise
-        about = description.Description(
-            store_id=os.urandom(16).hex(),
-            epoch=description.new_epoch(),
-            format=description.FORMAT,
-            max_depth=max_depth,
-            high_water=0,
-        )
+        about = description.new(max_depth)
         new_database(home, about, e.StoreInitialized(about.store_id, max_depth))
         ballast.restore(os.fspath(home))
         durable.sync_directory(os.fspath(home))
@@ -295,13 +289,7 @@ def _description_anew(home: Path) -> description.Description:
     try:
         return attrs.evolve(description.read(home), epoch=description.new_epoch())
     except LayerstoreError:
-        return description.Description(
-            store_id=os.urandom(16).hex(),
-            epoch=description.new_epoch(),
-            format=description.FORMAT,
-            max_depth=m.DEFAULT_DEPTH,
-            high_water=0,
-        )
+        return description.new(m.DEFAULT_DEPTH)
 
 
 def _set_aside(home: Path) -> None:

@@ -22,14 +22,11 @@ from layerstore.audit.view import View, finding, look
 from layerstore.fs import inuse
 from layerstore.legacy import living, shapes
 from layerstore.legacy.detecting import CONTAINERS_STORAGE, Found
-from layerstore.legacy.manifest import Manifest, Record, Role, Source
+from layerstore.legacy.manifest import CONDEMNED, HALF, Manifest, Record, Role, Source
 
 _PART: Final = 29
 """Characters of a component in `lower`, with the colon before the next."""
 _PAUSE: Final = 0.05
-_CONDEMNED: Final = frozenset({Source.REMOVING, Source.INCOMPLETE})
-_ATTRIBUTES: Final = frozenset({Source.WRITE_SET, *_CONDEMNED})
-"""Records that say whose a directory was, and do not keep it."""
 
 
 class Verdict(StrEnum):
@@ -260,7 +257,7 @@ class _Judge:
         for layer in self._view.tree.layers:
             if layer in self._reasons:
                 continue
-            records = [r for r in self._records.get(layer, ()) if r.source not in _ATTRIBUTES]
+            records = [r for r in self._records.get(layer, ()) if r.source not in HALF]
             if records:
                 roots[layer] = "no image, container, cache or mount reaches it"
             elif not self._records.get(layer) and not self._is_shaped(layer):
@@ -284,7 +281,7 @@ class _Judge:
             for layer in self._view.tree.layers
             if layer not in self._reasons
             and layer not in self._standing
-            and not any(r.source in _CONDEMNED for r in self._records.get(layer, ()))
+            and not any(r.source in CONDEMNED for r in self._records.get(layer, ()))
         )
 
     def all(self, *, lost_metadata: bool) -> list[Judged]:
@@ -319,7 +316,7 @@ class _Judge:
         if layer in self._reasons:
             return Judged(layer, Verdict.KEPT, self._reasons[layer])
         if layer in self._standing:
-            named = any(r.source not in _ATTRIBUTES for r in records)
+            named = any(r.source not in HALF for r in records)
             verdict = Verdict.RECORDED if named else Verdict.UNKNOWN
             return Judged(layer, verdict, self._standing[layer])
         if layer not in orphans:

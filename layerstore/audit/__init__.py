@@ -11,7 +11,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -217,12 +217,8 @@ def _audit_adopted(home: Path, tree: str, *, progress: Progress | None) -> tuple
             if view.records is not None:
                 yield from (*records.check(view), *behind.drift(view))
 
-        view = look(tree, reader, progress=progress)
-        found = list(judged(view))
-        if found:
-            time.sleep(_PAUSE)
-            view = look(tree, reader)
-            found = _confirmed(found, list(judged(view)))
+        first = look(tree, reader, progress=progress)
+        view, found = _seen_twice(first, judged, lambda: look(tree, reader))
         bare = attrs.evolve(view, records=None)
         return _report(bare, found, "overlay2"), bare
 
@@ -239,12 +235,24 @@ def _audit_tree(home: Path, *, progress: Progress | None) -> tuple[Report, View]
             f"{home} is no overlay2 tree.",
             hint="Docker's is data-root/overlay2, podman's is graph-root/overlay.",
         )
-    found = list(of_view(view, legacy.read_beside(view.home)))
+    view, found = _seen_twice(
+        view,
+        lambda view: of_view(view, legacy.read_beside(view.home)),
+        lambda: look(os.fspath(home), None),
+    )
+    return _report(view, found, "overlay2"), view
+
+
+def _seen_twice(
+    view: View, judged: Callable[[View], Iterable[m.Finding]], again: Callable[[], View]
+) -> tuple[View, list[m.Finding]]:
+    """What is found, and found once more a moment later, where nobody says what is in flight; the last look."""
+    found = list(judged(view))
     if found:
         time.sleep(_PAUSE)
-        view = look(os.fspath(home), None)
-        found = _confirmed(found, list(of_view(view, legacy.read_beside(view.home))))
-    return _report(view, found, "overlay2"), view
+        view = again()
+        found = _confirmed(found, list(judged(view)))
+    return view, found
 
 
 def _is_tree(view: View) -> bool:

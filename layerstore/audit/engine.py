@@ -14,11 +14,10 @@ from typing import Final
 from layerstore import model as m
 from layerstore.audit.census import names_in
 from layerstore.audit.view import View, finding
-from layerstore.legacy.manifest import Manifest, Record, Source
+from layerstore.legacy.manifest import HALF, Manifest, Record, Source
 
 _PART: Final = 29
 _SPLIT: Final = ".tar-split.gz"
-_HALF: Final = frozenset({Source.REMOVING, Source.WRITE_SET, Source.INCOMPLETE})
 _STORED: Final = frozenset({Source.LAYERS, Source.INCOMPLETE})
 """Records of containers/storage's; what is mounted has another kind."""
 _LAYERDB: Final = frozenset({Source.LAYERDB, Source.MOUNTS, Source.REMOVING})
@@ -92,7 +91,7 @@ def _docker(view: View, manifest: Manifest) -> Iterator[m.Finding]:
         yield finding("lost-database", said, path=layerdb)
     seen: set[str] = set()
     for record in manifest.records:
-        if record.source in _HALF or record.layer in view.tree.unreadable:
+        if record.source in HALF or record.layer in view.tree.unreadable:
             continue
         if record.layer not in view.tree.layers:
             if record.source is not Source.BUILDKIT and record.layer not in seen:

@@ -26,6 +26,7 @@ from layerstore.audit.view import finding
 from layerstore.errors import InvalidLayerId
 from layerstore.fs import files, layout, syscalls
 from layerstore.fs.manifest import Difference, Finding
+from layerstore.legacy import quietly
 
 if TYPE_CHECKING:
     from layerstore.audit.census import Progress
@@ -83,21 +84,16 @@ def check(
 
 def _cache_id(record: str) -> str | None:
     try:
-        with open(_open(f"{record}/cache-id"), encoding="utf-8") as file:
-            return m.check_layer_id(file.read(200).strip())
-    except (OSError, ValueError, InvalidLayerId):
+        return m.check_layer_id(quietly.word(f"{record}/cache-id"))
+    except (OSError, quietly.Unreadable, InvalidLayerId):
         return None
-
-
-def _open(path: str) -> int:
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    return files.open_quietly(path, flags)
 
 
 def _entries(path: str) -> dict[str, _Entry]:
     """By the path in the layer, the last of several; ValueError where it is not of this form."""
     found: dict[str, _Entry] = {}
-    with open(_open(path), "rb") as raw, gzip.open(raw) as lines:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with open(files.open_quietly(path, flags), "rb") as raw, gzip.open(raw) as lines:
         for line in lines:
             entry: Any = json.loads(line)
             if not isinstance(entry, dict) or entry.get("type") not in (1, 2):

@@ -25,7 +25,7 @@ from layerstore.fs.mount import (
     unmount,
 )
 from layerstore.fs.mountinfo import mount_id
-from layerstore.fs.tree import remove_tree
+from layerstore.fs.tree import remove
 from layerstore.fs.upper import upper_is_free
 
 FILE_SYSTEMS = {
@@ -173,11 +173,7 @@ def clear(scratch: str, name: str) -> None:
     with contextlib.suppress(OSError):
         while unmount(f"{scratch}/{name}/merged", wait=0) is not Unmounted.NOT_MOUNTED:
             pass
-    fd = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        remove_tree(fd, name)
-    finally:
-        os.close(fd)
+    remove(f"{scratch}/{name}")
 
 
 def _problem(file_system: str, overlay: _Overlay, *, d_type: bool, noreplace: bool) -> str | None:

@@ -167,6 +167,16 @@ class _Removal:
             self.way.frames[-1].ghosts.add(name)
 
 
+def remove(path: str) -> Removed:
+    """`remove_tree` of what is at a path. FileNotFoundError where its directory is not there."""
+    directory, name = os.path.split(path)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return remove_tree(descriptor, name)
+    finally:
+        os.close(descriptor)
+
+
 def remove_tree(parent_fd: int, name: str) -> Removed:
     """Remove ``name`` in ``parent_fd`` with everything below it, never reaching through a mount.
 

@@ -17,7 +17,7 @@ from layerstore.fs.mount import (
     mount_overlay,
     unmount,
 )
-from layerstore.fs.tree import remove_tree
+from layerstore.fs.tree import remove
 
 _ASKING = (("index", "on"),)
 _QUICK = (*_ASKING, ("ro", ""))
@@ -117,12 +117,8 @@ def _clear(scratch: str) -> None:
         return
     while unmount(f"{scratch}/merged") is not Unmounted.NOT_MOUNTED:
         pass
-    fd = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        for name in ("upper", "work", "merged"):
-            remove_tree(fd, name)
-    finally:
-        os.close(fd)
+    for name in ("upper", "work", "merged"):
+        remove(f"{scratch}/{name}")
 
 
 def _is_cleared_at_once(scratch: str) -> bool:

@@ -34,6 +34,11 @@ class Source(StrEnum):
     RUNNING = "mountpoints.json"
 
 
+CONDEMNED: Final = frozenset({Source.REMOVING, Source.INCOMPLETE})
+HALF: Final = CONDEMNED | {Source.WRITE_SET}
+"""Records that tell whose a directory is or was, nothing about what it holds, and do not keep it."""
+
+
 class Role(StrEnum):
     """What the directory is to whoever made it."""
 
