@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.testing.podman import Podman
+
 pytest_plugins = ("tests.crash.summary",)
 
 CLONE_NEWNS = 0x00020000
@@ -158,6 +160,14 @@ def bare() -> Iterator[Path]:
     finally:
         unmount_below(path)
         shutil.rmtree(path)
+
+
+@pytest.fixture
+def podman(bare: Path) -> Iterator[Podman]:
+    """The program, on a graph root of the test's own; its containers end with the test."""
+    program = Podman(bare / "podman")
+    yield program
+    program("rm", "-af", "-t", "0")
 
 
 @pytest.fixture

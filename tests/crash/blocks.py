@@ -198,7 +198,7 @@ class BlockBench(CutBench):
         self.disk.unmount()
         self.disk.stop()
         self.acknowledged = ended.acknowledged
-        self.epochs = list(_epochs(self.disk.log, begin, end))
+        self.epochs = list(epochs_of(self.disk.log, begin, end))
         return ended
 
     def at(self, cut: Cut) -> str:
@@ -221,7 +221,7 @@ class BlockBench(CutBench):
             self.disk.unmount()
 
 
-def _epochs(log: Path, begin: int, end: int) -> Iterator[Epoch]:
+def epochs_of(log: Path, begin: int, end: int) -> Iterator[Epoch]:
     """The record up to `end`; what was acknowledged is counted from `begin` on."""
     position = done = before = 0
     writes: list[Write] = []
@@ -323,7 +323,7 @@ def sweep(options: Any, result: Any) -> None:
             if message:
                 result.fail(f"without a cut: {message}", "nothing")
                 return
-            found = _chosen(place.epochs, chance, options.limit and options.limit - result.points)
+            found = sample(place.epochs, chance, options.limit and options.limit - result.points)
             # What a mutant has lost shows at the end first.
             for cut in reversed(found) if result.mutant else found:
                 place.disk.flush_up_to(cut.epoch, place.epochs)
@@ -343,7 +343,7 @@ EACH: Final = 9
 """States that are made up in front of a flush, where as many as can be are wanted."""
 
 
-def _chosen(epochs: list[Epoch], chance: random.Random, limit: int) -> list[Cut]:
+def sample(epochs: list[Epoch], chance: random.Random, limit: int) -> list[Cut]:
     """Each flush, and a sample of the rest; in order. 0: all."""
     found = list(cuts(epochs, chance, EACH))
     every = [cut for states in found for cut in states]

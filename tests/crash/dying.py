@@ -17,7 +17,6 @@ import os
 import random
 import signal
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,7 +27,7 @@ import attrs
 from tests.crash import bench as benches
 from tests.crash.bench import Ended, Fault
 from tests.crash.blocks import RecordedDisk
-from tests.crash.errnos import BOUND, LONGEST, close_failing, unclear
+from tests.crash.errnos import BOUND, LONGEST, tell
 from tests.crash.logdisk import Limit
 from tests.crash.model import Live
 from tests.crash.powercut import ALL, CutBench, prepared
@@ -78,19 +77,8 @@ class DyingBench(CutBench):
         def work(live: Live, say: Callable[[Any], None]) -> None:
             for verb in self.scenario.given:
                 verb.act(live)
-            began = time.monotonic()
             self.disk.limit.set(fault.index, reads=fault.mode == "error")
-            try:
-                for verb in self.scenario.when:
-                    value = verb.act(live)
-                    if live.store is not None and not live.store._closed:
-                        value["seq"] = live.store.last_seq()
-                    say({"value": value})
-            except BaseException as error:
-                say({"failed": unclear(error, fault)})
-                say({"closed": close_failing(live, fault)})
-                say({"seconds": time.monotonic() - began})
-                raise
+            tell(self.scenario.when, live, fault, say)
             say({"written": self.disk.limit.written})
 
         return self.child(work)

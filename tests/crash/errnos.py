@@ -15,7 +15,7 @@ import errno
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import attrs
@@ -31,7 +31,7 @@ from layerstore.errors import (
 from tests.crash import shim
 from tests.crash.bench import Bench, Ended, Fault, armed, bench_of
 from tests.crash.invariants import mend
-from tests.crash.model import Live
+from tests.crash.model import Live, Verb
 
 ERRNOS: Final = (
     *("EIO", "ENOSPC", "EDQUOT", "EROFS", "EMFILE"),
@@ -59,19 +59,8 @@ class ErrnoBench(Bench):
             with self.patched():
                 for verb in self.scenario.given:
                     verb.act(live)
-                began = time.monotonic()
                 with failing(fault, say):
-                    try:
-                        for verb in self.scenario.when:
-                            value = verb.act(live)
-                            if live.store is not None and not live.store._closed:
-                                value["seq"] = live.store.last_seq()
-                            say({"value": value})
-                    except BaseException as error:
-                        say({"failed": unclear(error, fault)})
-                        say({"closed": close_failing(live, fault)})
-                        say({"seconds": time.monotonic() - began})
-                        raise
+                    tell(self.scenario.when, live, fault, say)
 
         return self.child(work)
 
@@ -89,6 +78,22 @@ class ErrnoBench(Bench):
                     raise
 
         return self.child(work)
+
+
+def tell(verbs: Iterable[Verb], live: Live, fault: Fault, say: Callable[[Any], None]) -> None:
+    """Do verbs, and say what comes of each; where one fails, how, how the store closes, and how long it took."""
+    began = time.monotonic()
+    try:
+        for verb in verbs:
+            value = verb.act(live)
+            if live.store is not None and not live.store._closed:
+                value["seq"] = live.store.last_seq()
+            say({"value": value})
+    except BaseException as error:
+        say({"failed": unclear(error, fault)})
+        say({"closed": close_failing(live, fault)})
+        say({"seconds": time.monotonic() - began})
+        raise
 
 
 @contextlib.contextmanager

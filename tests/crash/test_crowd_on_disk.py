@@ -20,7 +20,7 @@ from layerstore.audit import audit
 from layerstore.fs import syscalls, whole
 from layerstore.fs.trace import set_trace
 from tests.crash import bench, logdisk
-from tests.crash.blocks import Epoch, RecordedDisk, _chosen, _epochs
+from tests.crash.blocks import Epoch, RecordedDisk, epochs_of, sample
 from tests.store.support import apart
 
 pytestmark = [
@@ -103,7 +103,7 @@ def _recorded(disk: RecordedDisk) -> tuple[list[str], list[Epoch]]:
     assert sorted(said) == sorted(NAMES)
     disk.unmount()
     disk.stop()
-    return said, list(_epochs(disk.log, begin, end))
+    return said, list(epochs_of(disk.log, begin, end))
 
 
 def _lacking(disk: RecordedDisk, acknowledged: list[str]) -> str:
@@ -134,7 +134,7 @@ def test_no_state_lacks_a_create_that_was_acknowledged(
     monkeypatch.setattr(whole, "LITTLE", 1 << 60)
     with _disk(kind) as disk:
         said, epochs = _recorded(disk)
-        cuts = _chosen(epochs, random.Random(kind), STATES)
+        cuts = sample(epochs, random.Random(kind), STATES)
         assert any(0 < cut.done < len(said) for cut in cuts)
         for cut in cuts:
             disk.flush_up_to(cut.epoch, epochs)
@@ -153,7 +153,7 @@ def test_a_sync_that_is_left_out_is_caught(monkeypatch: pytest.MonkeyPatch) -> N
     with _disk("btrfs") as disk:
         said, epochs = _recorded(disk)
         monkeypatch.undo()
-        for cut in reversed(_chosen(epochs, random.Random("left out"), 200)):
+        for cut in reversed(sample(epochs, random.Random("left out"), 200)):
             disk.flush_up_to(cut.epoch, epochs)
             disk.renew_as(cut.kept)
             if _lacking(disk, said[: cut.done]):

@@ -17,7 +17,7 @@ from layerstore.fs import layout
 from layerstore.testing import Snapshot, assert_same, snapshot
 from tests.docker.daemon import Docker, busybox, docker
 from tests.legacy.test_real import listed, needs_docker, needs_storage, populate, works
-from tests.testing.podman import Podman
+from tests.testing.podman import Podman, containers_storage
 
 pytestmark = [pytest.mark.root, pytest.mark.crash, pytest.mark.campaign]
 
@@ -36,14 +36,6 @@ def shown(bare: Path) -> Iterator[Path]:
     place.mkdir()
     yield place
     subprocess.run(["umount", "-q", str(place)], check=False)
-
-
-@pytest.fixture
-def podman(bare: Path) -> Iterator[Podman]:
-    """The program, on a graph root of the test's own; its containers end with the test."""
-    program = Podman(bare / "podman")
-    yield program
-    program("rm", "-af", "-t", "0")
 
 
 def seen_at(reader: Reader, layer: str, place: Path) -> Snapshot:
@@ -144,14 +136,7 @@ def test_a_docker_is_taken_over(daemon: Docker) -> None:
 def test_a_graph_root_is_adopted_and_works_on(bare: Path, shown: Path) -> None:
     """The same of containers/storage, whose index is beside the graph."""
     graph, run = bare / "graph", bare / "run"
-
-    def tool(*words: str) -> str:
-        command = ["containers-storage", "--graph", str(graph), "--run", str(run)]
-        command += ["--storage-driver", "overlay", *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-        assert 0 == done.returncode, f"{words}: {done.stderr}"
-        return done.stdout.strip()
-
+    tool = containers_storage(graph, run)
     base = tool("create-layer").split("\n")[0]
     middle = tool("create-layer", base).split("\n")[0]
     image = tool("create-image", "--name", "one:1", middle).split("\n")[0]

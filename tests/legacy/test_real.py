@@ -23,6 +23,7 @@ from layerstore.legacy import detecting
 from layerstore.verdicts import Plan, Verdict, plan
 from tests.docker.daemon import Docker, busybox, docker, docker_on_layerstore, missing
 from tests.legacy.trees import snapshot
+from tests.testing.podman import containers_storage
 
 pytestmark = [pytest.mark.root, pytest.mark.crash, pytest.mark.campaign]
 
@@ -194,14 +195,7 @@ def test_orphans_of_a_docker_on_a_layerstore_are_found(bare: Path) -> None:
 def test_everything_of_containers_storage_is_found(bare: Path) -> None:
     """Every layer that the real program lists is kept or recorded, one that it has no record of is an orphan."""
     graph, run = bare / "graph", bare / "run"
-
-    def tool(*words: str) -> str:
-        command = ["containers-storage", "--graph", str(graph), "--run", str(run)]
-        command += ["--storage-driver", "overlay", *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-        assert 0 == done.returncode, f"{words}: {done.stderr}"
-        return done.stdout.strip()
-
+    tool = containers_storage(graph, run)
     base = tool("create-layer").split("\n")[0]
     middle = tool("create-layer", base).split("\n")[0]
     alone = tool("create-layer").split("\n")[0]

@@ -126,14 +126,6 @@ def but_for_changes(tree: dict[str, tuple[object, ...]]) -> list[tuple[object, .
 # --- podman ---------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def podman(bare: Path) -> Iterator[Podman]:
-    """The program, on a graph root of the test's own."""
-    program = Podman(bare / "podman")
-    yield program
-    program("rm", "-af", "-t", "0")
-
-
 def kill_while(podman: Podman, layers: int, *words: str) -> None:
     """Kill a command, with everything that it started, when it has made so many directories."""
     home = podman.place / "root/overlay"

@@ -1,8 +1,9 @@
-"""Owns running the real podman in tests."""
+"""Owns running the real podman, and containers-storage, in tests."""
 
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -25,3 +26,16 @@ class Podman:
         )
         assert done.returncode == 0, f"podman {words}: {done.stderr}"
         return done.stdout.strip()
+
+
+def containers_storage(graph: Path, run: Path) -> Callable[..., str]:
+    """The program containers-storage upon a graph root; it gives what was printed."""
+
+    def tool(*words: str) -> str:
+        command = ["containers-storage", "--graph", str(graph), "--run", str(run)]
+        command += ["--storage-driver", "overlay", *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, f"{words}: {done.stderr}"
+        return done.stdout.strip()
+
+    return tool

@@ -49,14 +49,6 @@ CLASSIC = "FROM bb\nRUN echo a > /a\nCOPY given /given\n"
 KIT = "FROM bb AS one\nCOPY given /k\nRUN echo k > /k2\nFROM scratch\nCOPY --from=one /k2 /k2\n"
 
 
-@pytest.fixture
-def podman(bare: Path) -> Iterator[Podman]:
-    """The program, on a graph root of the test's own; its containers end with the test."""
-    program = Podman(bare / "podman")
-    yield program
-    program("rm", "-af", "-t", "0")
-
-
 def build_with_buildkit(run: Docker, place: Path) -> None:
     """By the interface itself: Debian's client needs another package for it."""
     made = io.BytesIO()
