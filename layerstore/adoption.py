@@ -20,6 +20,7 @@ import attrs
 
 from layerstore.errors import AdoptedTree, StoreDamaged
 from layerstore.fs import durable, layout
+from layerstore.values import value
 
 FORMAT: Final = 2
 """Of the description of such a store: a layerstore that does not know `adopted.json` refuses it."""
@@ -27,7 +28,8 @@ NAMES: Final = {"docker": "Docker", "containers-storage": "containers/storage (p
 """What the kinds of trees are called in a sentence."""
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class Adoption:
     """Whose tree it is, and where."""
 

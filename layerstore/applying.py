@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from layerstore import decide, options
+from layerstore import decide, log, options
 from layerstore import events as e
 from layerstore import model as m
 from layerstore.errors import InvalidArgument, LayerstoreError
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from layerstore.fs.archive import Limits, Readable
     from layerstore.recovery import Decision, Hands
 
-log = logging.getLogger("layerstore")
 _DIFF_ID: Final = r"sha256:[0-9a-f]{64}"
 
 

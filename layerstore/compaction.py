@@ -6,14 +6,13 @@ the others go on. It happens between two verbs, and never makes one fail.
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from layerstore import archives
+from layerstore import archives, log
 from layerstore.archives import Archive
 from layerstore.db import engine
 from layerstore.db import statements as sql
@@ -26,7 +25,6 @@ from layerstore.recovery import Hands, new_name
 if TYPE_CHECKING:
     from layerstore import answers
 
-log = logging.getLogger("layerstore")
 
 KEEP: Final = 1_000
 """Events that stay in the journal, unless the caller says how many."""
@@ -66,8 +64,8 @@ class Compactor:
             if self._count(database) > self._above:  # an old operation is in flight
                 self._due = self._last + self._above // 10
         except Exception as error:  # noqa: BLE001 - whatever it is, the verb before it was done
-            level = logging.DEBUG if isinstance(error, Busy) else logging.WARNING
-            log.log(level, "the journal was not compacted: %s", error)
+            say = log.debug if isinstance(error, Busy) else log.warning
+            say("the journal was not compacted: %s", error)
             self._due = max(self._hands.journal.last_seq, self._due) + self._above // 10
 
     def _count(self, database: engine.ReadDatabase) -> int:

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import attrs
 
-from layerstore import options
+from layerstore import options, values
 from layerstore.errors import InvalidOption, LayerstoreError
 from layerstore.model import Durability, check_holder
 
@@ -158,7 +158,8 @@ def _frozen(value: Mapping[str, str]) -> Mapping[str, str]:
     return MappingProxyType(dict(value))
 
 
-@attrs.frozen
+@values.value
+@attrs.frozen(repr=False, eq=False)
 class Settings:
     """What the command line works with. `origins` says for each key where its value came from."""
 

@@ -10,7 +10,6 @@ says which of the two it is, because nothing on the disk does.
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Final
 
 import attrs
 
-from layerstore import decide, description, place, plan, rows
+from layerstore import decide, description, log, place, plan, rows
 from layerstore import events as e
 from layerstore import model as m
 from layerstore.db import about as db_about
@@ -30,15 +29,15 @@ from layerstore.fs.trace import trace
 from layerstore.journal import MARK_STEP, InFlight, Transaction, database_of
 from layerstore.reader import check_not_newer, revision
 from layerstore.recovery import Hands
-
-log = logging.getLogger("layerstore")
+from layerstore.values import value
 
 MOVED, COPIED, RESTORED, BEHIND = "moved", "copied", "restored", "behind"
 STALE: Final = "stale"
 """The value of the COMPARE row where the index is older than the tree."""
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class Arrival:
     """How a database came to be where it is; kept in its ARRIVED row until it was acted upon."""
 

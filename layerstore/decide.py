@@ -14,7 +14,7 @@ import attrs
 
 from layerstore import events as e
 from layerstore import model as m
-from layerstore import rows
+from layerstore import rows, values
 from layerstore.db import statements as sql
 from layerstore.description import Description
 from layerstore.errors import (
@@ -38,7 +38,8 @@ UNKNOWN: Final = "unknown"
 """The holder of a mount that is there and whose holders are not known."""
 
 
-@attrs.frozen
+@values.value
+@attrs.frozen(repr=False, eq=False)
 class Wanted:
     """A layer that is to be created."""
 
@@ -170,7 +171,8 @@ def holders(tx: Transaction, layer: str) -> tuple[str, ...]:
     return tuple(rows.hold(row).holder for row in tx.all(sql.SELECT_HOLDS_ON, layer=layer))
 
 
-@attrs.frozen
+@values.value
+@attrs.frozen(repr=False, eq=False)
 class Mounting:
     """How a layer is to be mounted, if it is not yet, and for whom."""
 
@@ -181,7 +183,7 @@ class Mounting:
     gid: int | None = None
 
 
-@attrs.define
+@attrs.define(repr=False, eq=False)
 class Place:
     """Where a layer's content is to be had: what a get finds out beside its intent."""
 

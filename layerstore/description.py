@@ -15,13 +15,15 @@ import attrs
 
 from layerstore.errors import NoStore, SchemaTooNew, StoreDamaged
 from layerstore.fs import durable, layout
+from layerstore.values import value
 
 FORMAT: Final = 1
 ADOPTED_FORMAT: Final = 2
 """Of an index of another program's tree: who does not know what that is must not open it."""
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class Description:
     """The content of `store.json`."""
 

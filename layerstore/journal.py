@@ -22,11 +22,13 @@ from layerstore.db import engine
 from layerstore.db import statements as sql
 from layerstore.errors import JournalDamaged, OwnerLost
 from layerstore.fs import layout
+from layerstore.values import value
 
 T = TypeVar("T")
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class Author:
     """Who writes, and under which circumstances: the columns that every row gets."""
 

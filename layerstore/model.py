@@ -33,6 +33,7 @@ from typing import Final, NewType
 import attrs
 
 from layerstore.errors import InvalidHolder, InvalidLayerId
+from layerstore.values import value
 
 LayerId = NewType("LayerId", str)
 LinkId = NewType("LinkId", str)
@@ -128,7 +129,8 @@ class LayerState(StrEnum):
     APPLYING = "applying"
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class Layer:
     """One layer, as the index has it. Nothing here was read from the tree."""
 
@@ -167,7 +169,8 @@ class Layer:
     """
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class Owner:
     """One open store: which process, since when. `alive` is only known where it was asked."""
 
@@ -183,7 +186,8 @@ class Owner:
     """The unique id of the mount that the home was on."""
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class Hold:
     """`count` claims of `holder` on `layer`; `taken_by` is the process that took the first."""
 
@@ -195,7 +199,8 @@ class Hold:
     taken_by: Owner | None = None
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class Mount:
     """A layer that the journal says is mounted at `<home>/<layer>/merged`."""
 
@@ -207,7 +212,8 @@ class Mount:
     since_seq: int
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class Manifest:
     """What a layer held, file by file, was written down at `since`, and holds since then."""
 
@@ -222,7 +228,8 @@ class Manifest:
     since_seq: int
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class Operation:
     """An operation in flight: its intent is in the journal and its outcome is not."""
 
@@ -242,7 +249,8 @@ class Severity(StrEnum):
     NOTE = "note"
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class Finding:
     """One thing that audit found: a stable `code`, what it is about, and a sentence."""
 
@@ -263,7 +271,8 @@ class Finding:
     """Repairs that exist, best first; `layerstore.audit.codes` says what each does."""
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class Settled:
     """One thing that recovery did at an open."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import logging
 import os
 import sys
 import time
@@ -17,7 +16,18 @@ from pathlib import Path
 
 import attrs
 
-from layerstore import access, adoption, burial, copies, description, place, recovery, room, rows
+from layerstore import (
+    access,
+    adoption,
+    burial,
+    copies,
+    description,
+    log,
+    place,
+    recovery,
+    room,
+    rows,
+)
 from layerstore import model as m
 from layerstore.db import about as db_about
 from layerstore.db import engine
@@ -38,10 +48,8 @@ from layerstore.journal import MARK_STEP, Author, Journal
 from layerstore.options import NO_OPTIONS, Options
 from layerstore.reader import check_database
 
-log = logging.getLogger("layerstore")
 
-
-@attrs.define
+@attrs.define(repr=False, eq=False)
 class Opened:
     """Everything an open store consists of."""
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import attrs
 
+from layerstore import values
 from layerstore.errors import InvalidOption
 
 OptionTexts = Iterable[str] | Mapping[str, str]
@@ -34,7 +35,8 @@ _LARGEST: Final = 2**63 - 512
 KNOWN: Final = ("overlay2.size", "overlay2.override_kernel_check")
 
 
-@attrs.frozen
+@values.value
+@attrs.frozen(repr=False, eq=False)
 class IdMap:
     """`size` ids that are called `container_id`, … inside and `host_id`, … on the host."""
 
@@ -46,7 +48,8 @@ class IdMap:
         return f"{self.container_id}:{self.host_id}:{self.size}"
 
 
-@attrs.frozen
+@values.value
+@attrs.frozen(repr=False, eq=False)
 class Options:
     """What one open of a store works with. The default: no limit, and ids as they are."""
 

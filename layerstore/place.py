@@ -22,6 +22,7 @@ import attrs
 from layerstore import description
 from layerstore.errors import LayerstoreError
 from layerstore.fs import durable, layout
+from layerstore.values import value
 
 ARRIVED: Final = "arrived"
 """The row of `meta` that tells the next open how the database, or the home, came to be here."""
@@ -38,7 +39,8 @@ _TELLING: Final = frozenset({0xEF53, 0x9123683E})
 subvolume. That of others is made of the device's number, or drawn at each mount."""
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class Place:
     """A directory, as it is known again. What is 0 or empty is not known, and is not compared."""
 

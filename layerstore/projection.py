@@ -18,9 +18,11 @@ from layerstore.db import statements as sql
 from layerstore.db.engine import Connection
 from layerstore.fs import layout
 from layerstore.model import OWNER_PREFIX
+from layerstore.values import value
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class RowFacts:
     """What the row of an event adds to it."""
 

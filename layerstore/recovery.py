@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 import attrs
 
 from layerstore import events as e
-from layerstore import evidence, plan, room, rows, state
+from layerstore import evidence, log, plan, room, rows, state
 from layerstore import model as m
 from layerstore.db import statements as sql
 from layerstore.errors import LayerstoreError, OwnerLost, UpperBusy, WritesRefused
@@ -27,8 +26,6 @@ from layerstore.fs.steps import Performed
 from layerstore.fs.trace import trace
 from layerstore.journal import Journal, MustBeDurable, Transaction
 from layerstore.turns import Turns
-
-log = logging.getLogger("layerstore")
 
 _NORMAL = frozenset({m.Verb.MOUNT, m.Verb.UNMOUNT, m.Verb.EMPTY})
 """Verbs whose outcome need not survive a power cut: no mount does, and emptying can be repeated."""
@@ -40,7 +37,7 @@ _SURVIVED = 1_000
 T = TypeVar("T")
 
 
-@attrs.define
+@attrs.define(repr=False, eq=False)
 class Hands:
     """What it takes to run operations as one owner."""
 

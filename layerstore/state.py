@@ -16,9 +16,11 @@ import attrs
 
 from layerstore import events as e
 from layerstore.model import Verb
+from layerstore.values import value
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class Triple:
     """The three events of a verb."""
 
@@ -51,7 +53,8 @@ class Rule(Enum):
     REDO = "redo"
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class Evidence:
     """What the disk says about an operation, gathered before the rule is asked."""
 

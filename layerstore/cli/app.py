@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 import attrs
 import click
 
-from layerstore import config
+from layerstore import config, log
 from layerstore.cli.output import Output, clean, many
 from layerstore.errors import LayerstoreError
 from layerstore.model import LayerId, Settled
@@ -31,7 +31,7 @@ _TOLD: Final = frozenset({"failed", "moved", "copied", "reverted"})
 """What a user is told of what an open settled, without asking."""
 
 
-@attrs.define
+@attrs.define(repr=False, eq=False)
 class App:
     """One run of the program."""
 
@@ -84,13 +84,11 @@ class App:
 
     def prepare_to_write(self) -> None:
         """What comes before the library is used for more than questions."""
-        import logging
-
         from layerstore.cli import failpoint
 
         failpoint.install(os.environ)
         # Without -v, what is worth a word is said in this program's own words.
-        logging.getLogger("layerstore").addHandler(logging.NullHandler())
+        log.keep_silent()
 
     def tell(self, settled: tuple[Settled, ...]) -> None:
         """Say what recovery did: one line in all, or with -v one line each; failures always."""

@@ -85,7 +85,7 @@ def pairs(mapping: Mapping[str, str]) -> str:
     return ", ".join(clean(f"{k}={v}" if v else k) for k, v in mapping.items())
 
 
-@attrs.define
+@attrs.define(repr=False, eq=False)
 class Output:
     """Where results go: data on stdout, everything said about it on stderr."""
 

@@ -30,6 +30,7 @@ from typing import Literal
 import attrs
 
 from layerstore.fs import syscalls
+from layerstore.values import value
 
 Style = Literal["new", "absolute", "relative"]
 STYLES: tuple[Style, ...] = ("new", "absolute", "relative")
@@ -54,7 +55,8 @@ class Unmounted(enum.StrEnum):
     DETACHED = "detached"
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class OverlayOptions:
     """One overlay mount: absolute lowers, nearest first; without ``upper`` and ``work`` it is
     read-only. ``userxattr``: opaque marks are ``user.overlay.opaque`` (Linux 5.11), the only ones

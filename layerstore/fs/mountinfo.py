@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import attrs
 
 from layerstore.fs import layout, syscalls
+from layerstore.values import value
 
 _OVERLAYFS = 0x794C7630
 """OVERLAYFS_SUPER_MAGIC of linux/magic.h."""
@@ -22,7 +23,8 @@ _OCTAL = re.compile(rb"\\([0-7]{3})")
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class MountEntry:
     """One line of a mountinfo file, octal escapes decoded; ``device`` is ``major:minor``."""
 
@@ -39,7 +41,8 @@ class MountEntry:
     """Of its propagation: ``shared:N``, ``master:N`` and so on."""
 
 
-@attrs.frozen
+@value
+@attrs.frozen(repr=False, eq=False)
 class MountUser:
     """A process that keeps a layer busy, in words: ``how`` completes "the process …"."""
 
