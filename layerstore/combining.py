@@ -28,7 +28,7 @@ from layerstore.turns import Place
 
 MOST: Final = 32
 """Creates that are done together: each may have two files open."""
-_SYNCS: Final = (s.SyncFile, s.SyncMark, s.SyncDirectory)
+_SYNCS: Final = (s.SyncFile, s.SyncDirectory)
 _SLOW: Final = (s.ProbeUpper, s.SyncFileSystem)
 """What nobody else should wait for."""
 

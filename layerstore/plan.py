@@ -132,22 +132,20 @@ def _create(operation: str, intent: e.LayerCreateIntended) -> Steps:
         ]
     steps.append(s.MakeSymlink(layout.short_link(intent.link), layout.link_target(intent.layer)))
     if sync:
-        steps += _sync_stage(stage, intent.parent)
+        steps += _sync_stage(stage, based=intent.parent is not None)
     steps.append(s.Publish(stage, intent.layer, intent.link))
     if sync:
         steps.append(s.SyncDirectory(""))
     return tuple(steps)
 
 
-def _sync_stage(stage: str, parent: str | None) -> Steps:
+def _sync_stage(stage: str, *, based: bool) -> Steps:
     """What a create syncs before it publishes: after all of it is written, since the first sync may
-    bring most of the others along.
+    bring most of the others along. Not the mark of its parent: an open after a power cut makes it anew.
     """
     first = s.SyncFile(layout.link_file(stage))
     rest = (s.SyncDirectory(stage), s.SyncDirectory(layout.LINKS))
-    if parent is None:
-        return (first, *rest)
-    return (first, s.SyncFile(layout.lower_file(stage)), s.SyncMark(parent), *rest)
+    return (first, s.SyncFile(layout.lower_file(stage)), *rest) if based else (first, *rest)
 
 
 def _verify_parent(intent: e.LayerCreateIntended) -> s.Step:
@@ -296,7 +294,7 @@ def _correct(operation: str, intent: e.TreeCorrectIntended) -> Steps:
         )
     if intent.correction == "mark-committed":
         mark = layout.committed(intent.layer)
-        return (s.WriteFile(mark, "", layout.FILE_MODE, False), s.SyncMark(intent.layer))
+        return (s.WriteFile(mark, "", layout.FILE_MODE, False),)
     if intent.correction == "drop-merged":
         return (
             s.ProbeUpper(intent.layer, layout.staging(operation)),

@@ -45,8 +45,6 @@ class Performer:
         self._styles = styles
         self.feeds: dict[str, Any] = {}
         """What live operations unpack, by the operation."""
-        self._marks: dict[str, tuple[int, int]] = {}
-        """The `committed` files that were synced here, by their layer: inode and time of change."""
 
     def run(self, steps: Iterable[s.Step], *, name: str, first: bool) -> s.Performed:
         """Perform steps in order. `first`: the first run of a plan, whose staging must be new."""
@@ -133,18 +131,6 @@ class Performer:
     def _sync_file(self, step: s.SyncFile, performed: s.Performed, _: bool) -> None:
         durable.sync(performed.written[step.path], self.path(step.path))
         os.close(performed.written.pop(step.path))
-
-    def _sync_mark(self, step: s.SyncMark, _: s.Performed, __: bool) -> None:
-        path = self.path(layout.committed(step.layer))
-        found = os.lstat(path)
-        which = (found.st_ino, found.st_ctime_ns)  # another file of this name has another time
-        if self._marks.get(step.layer) == which:
-            return
-        durable.sync_file(path)
-        durable.sync_directory(self.path(step.layer))
-        if len(self._marks) >= _MARKS:
-            self._marks.clear()
-        self._marks[step.layer] = which
 
     def _sync_directory(self, step: s.SyncDirectory, _: s.Performed, __: bool) -> None:
         durable.sync_directory(self.path(step.path))
@@ -363,8 +349,6 @@ def sync_file_system(home: str) -> None:
 _UNSEEN: Final = 1.0
 """Seconds that an upper may stay in use by nobody who can be seen."""
 
-_MARKS: Final = 10_000
-"""Layers of which it is remembered that their `committed` was synced."""
 
 _STACKED: Final = 16
 """Mounts on top of each other on one mountpoint that are taken off in one step."""
@@ -378,7 +362,6 @@ _PERFORM: Final[dict[type[Any], Callable[[Performer, Any, s.Performed, bool], No
     s.ClearLimit: Performer._clear_limit,
     s.WriteFile: Performer._write_file,
     s.SyncFile: Performer._sync_file,
-    s.SyncMark: Performer._sync_mark,
     s.SyncDirectory: Performer._sync_directory,
     s.SyncFileSystem: Performer._sync_file_system,
     s.MakeSymlink: Performer._make_symlink,

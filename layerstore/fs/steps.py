@@ -142,17 +142,6 @@ class SyncFile:
 
 @value
 @attrs.frozen(repr=False, eq=False)
-class SyncMark:
-    """The sync of a layer's `committed`, and of its name: once for all children of that layer."""
-
-    layer: str
-
-    def describe(self) -> str:
-        return f"sync the mark that {self.layer} has children"
-
-
-@value
-@attrs.frozen(repr=False, eq=False)
 class SyncDirectory:
     path: str
 
@@ -366,7 +355,6 @@ Step = (
     | ClearLimit
     | WriteFile
     | SyncFile
-    | SyncMark
     | SyncDirectory
     | SyncFileSystem
     | MakeSymlink

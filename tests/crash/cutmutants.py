@@ -128,8 +128,6 @@ MUTANTS: Final = {
         "apply-child",
         _plans(_FORWARD, _A, _swapped(s.ReplaceDirectory, s.SyncDirectory)),
     ),
-    # The sync of a parent's mark is not among them: an open after a cut writes a mark that is missing
-    # (`mark-committed`), so that no state shows it afterwards.
     "remove-home": Mutant(
         "the directory that a layer is removed from is not synced",
         "remove-child",

@@ -268,6 +268,11 @@ class Worker:
                     self.done.append(self.begun)
                 self.state, self.begun, self.closed = value, None, kind == "closed"
 
+    def is_at_work(self) -> bool:
+        """Whether it has opened its store, and told what it found there."""
+        self.read()
+        return self.found is not None
+
     def possible(self, before: list[State]) -> list[State]:
         """The states that its death may leave."""
         if self.state is None:
@@ -349,7 +354,7 @@ class Crowd:
     kills: int = 0
     in_flight: int = 0
     ended: list[int] = attrs.Factory(list)
-    """Processes that were told to end."""
+    """Processes that were told to end when they had their store open."""
     wal: int = 0
     """The largest that the WAL was seen."""
     verbs: int = 0
@@ -379,6 +384,7 @@ class Crowd:
 
     def kill(self, names: list[str], how: int = signal.SIGKILL) -> None:
         """Kill them all at once, or tell them to end."""
+        at_work = {me for me in names if self.workers[me].is_at_work()}
         for me in names:
             os.kill(self.workers[me].pid, how)
         for me in names:
@@ -388,7 +394,8 @@ class Crowd:
                 raise Violation(f"{me}: {worker.error}")
             if how == signal.SIGTERM:
                 ended = os.WIFEXITED(status) and os.WEXITSTATUS(status) == TERMINATED
-                self.ended.append(worker.pid)
+                if me in at_work:
+                    self.ended.append(worker.pid)
             else:
                 ended = os.WIFSIGNALED(status)
                 self.kills += 1

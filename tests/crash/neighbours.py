@@ -146,8 +146,7 @@ ALIKE: Final = {
     "create:MakeSymlink(link)>SyncFile(link)": "the one is in l/, and the other syncs a file in staging: "
     "l/ is synced by a step of its own, which is behind both",
     "create:SyncFile(link)>SyncFile(lower)": _TWO_SYNCS,
-    "create:SyncFile(lower)>SyncMark(parent)": _TWO_SYNCS,
-    "create:SyncMark(parent)>SyncDirectory(stage)": _TWO_SYNCS,
+    "create:SyncFile(lower)>SyncDirectory(stage)": _TWO_SYNCS,
     "create:SyncDirectory(stage)>SyncDirectory(l)": _TWO_SYNCS,
     "remove:RemoveSymlink(link)>RemoveFile(manifest)": "the layer is in the trash by then, and recovery "
     "does both from there, however often; neither is synced",

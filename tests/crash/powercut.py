@@ -337,7 +337,7 @@ def _unsynced_content(steps: plan.Steps) -> plan.Steps:
 
 
 def _unsynced_files(steps: plan.Steps) -> plan.Steps:
-    syncs = s.SyncFile | s.SyncMark | s.SyncDirectory
+    syncs = s.SyncFile | s.SyncDirectory
     return tuple(
         attrs.evolve(step, sync=False) if isinstance(step, s.WriteFile) else step
         for step in steps

@@ -11,7 +11,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -19,7 +21,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from layerstore import Reader, Store
 from layerstore.audit import audit
@@ -37,6 +39,8 @@ QUOTA_STEPS = {
     "remove": {"ClearLimit"},
 }
 """What each verb does about quotas, so that a kill cannot miss it."""
+MOMENTS = 40
+"""Kills at any moment."""
 CHECKS: list[Callable[[Path], None]] = []
 
 
@@ -271,6 +275,48 @@ def a_kill_at_any_step_leaves_no_id_and_no_limit_behind(place: Path) -> None:
                 undo(template, name)
     print(f"killed at {points_of}", flush=True)
     whole(template)
+
+
+@check
+def a_kill_at_any_moment_leaves_no_id_and_no_limit_behind(place: Path) -> None:
+    """Killed from outside, in the middle of system calls too, whatever a process was doing."""
+    home = new_home(place)
+    with Store.open(home) as store:
+        create(store, "kept")
+    (kept,) = projects(home).values()
+    chance = random.Random(11)
+    for number in range(MOMENTS):
+        child, began = working(home)
+        assert began.read(1) == b"\n"
+        time.sleep(chance.uniform(0, 0.1))
+        os.kill(child, signal.SIGKILL)
+        began.close()
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        check_settled(home, f"create or another, kill {number}", kept)
+    with Reader.open(home) as reader:
+        in_flight = len(list(reader.rows(kind="operation.claimed.v1")))
+    print(f"killed {MOMENTS} times, with {in_flight} operations in flight", flush=True)
+    assert in_flight >= MOMENTS // 4, in_flight
+    whole(home)
+
+
+def working(home: Path) -> tuple[int, BinaryIO]:
+    """A process that makes, mounts and removes a layer with a limit, for ever; it says when it begins."""
+    said, say = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            with Store.open(home) as store:
+                os.write(say, b"\n")
+                while True:
+                    create(store, "new")
+                    with store.mounted("new"):
+                        pass
+                    store.remove("new")
+        finally:
+            os._exit(1)
+    os.close(say)
+    return child, os.fdopen(said, "rb")
 
 
 def undo(home: Path, name: str) -> None:
