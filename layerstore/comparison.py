@@ -16,7 +16,7 @@ import attrs
 from layerstore import burial, decide, projects, recovery, rows
 from layerstore import events as e
 from layerstore import model as m
-from layerstore.audit.tree import Indexed, Tree, survey
+from layerstore.audit.tree import Indexed, LayerFiles, Tree, survey
 from layerstore.db import statements as sql
 from layerstore.errors import DiskFull, LayerstoreError
 from layerstore.fs import files, layout, mountinfo
@@ -49,6 +49,7 @@ def compare(hands: Hands) -> Iterator[m.Settled]:
     yield from _finish_removes(hands, tree, index, busy)
     yield from _check_indexed(hands, tree, index, busy)
     yield from _adopt(hands, tree, index, busy)
+    yield from _mark_parents(hands, tree, index)
     yield from _drop_links(hands, tree, index)
     yield from _sweep(hands, tree, busy)
     yield from _check_mounts(hands, tree)
@@ -151,7 +152,7 @@ def _check_indexed(
         if damage is None and tree.links.get(layer.link, "") == "":
             yield from _restore_link(hands, layer)
         if damage is None and layer.committed and not tree.layers[layer.id].committed:
-            yield from _mark_committed(hands, layer)
+            yield from _mark_committed(hands, layer.id, layer.link)
         if damage == layer.damage:
             continue
         event = e.LayerIsolated(layer.id, damage) if damage else e.LayerRestored(layer.id)
@@ -195,18 +196,18 @@ def _restore_link(hands: Hands, layer: Indexed) -> Iterator[m.Settled]:
     yield from _attempt(hands, "corrected", layer.id, message, _operation(decision))
 
 
-def _mark_committed(hands: Hands, layer: Indexed) -> Iterator[m.Settled]:
+def _mark_committed(hands: Hands, layer: str, link: str) -> Iterator[m.Settled]:
     """Older versions of Docker made no mark, and a power cut can have taken it."""
 
     def decision(tx: Transaction, _: str) -> e.Intent | None:
-        tx.require_idle(layer.id)
-        found = tx.layer(layer.id)
+        tx.require_idle(layer)
+        found = tx.layer(layer)
         if found is None or not found.committed:
             return None
-        return e.TreeCorrectIntended(layer.id, "mark-committed", layer.link)
+        return e.TreeCorrectIntended(layer, "mark-committed", link)
 
-    message = f"{layer.id} was marked as one that has children"
-    yield from _attempt(hands, "corrected", layer.id, message, _operation(decision))
+    message = f"{layer} was marked as one that has children"
+    yield from _attempt(hands, "corrected", layer, message, _operation(decision))
 
 
 def _adopt(
@@ -222,8 +223,7 @@ def _adopt(
         if why:
             yield m.Settled("left", name, f"{name} was left alone: {why}")
             continue
-        first = (found.lower or "").partition(":")[0]
-        parent = tree.owner_of(first[2:]) if first else None
+        parent = _parent(tree, found)
         depth = len(found.lower.split(":")) if found.lower else 0
         event = e.LayerAdopted(
             layer=name,
@@ -250,6 +250,20 @@ def _adopt(
 
         message = f"{name} was taken into the index"
         yield from _attempt(hands, "adopted", name, message, _single(decision))
+
+
+def _mark_parents(hands: Hands, tree: Tree, index: dict[str, Indexed]) -> Iterator[m.Settled]:
+    """Of layers that were taken in: what took the intent of a create can have taken this, too."""
+    parents = {_parent(tree, found) for name, found in tree.layers.items() if name not in index}
+    for layer in sorted(parent for parent in parents if parent is not None):
+        found = tree.layers[layer]
+        if found.link and not found.committed:
+            yield from _mark_committed(hands, layer, found.link)
+
+
+def _parent(tree: Tree, found: LayerFiles) -> str | None:
+    first = (found.lower or "").partition(":")[0]
+    return tree.owner_of(first[2:]) if first else None
 
 
 def _drop_links(hands: Hands, tree: Tree, index: dict[str, Indexed]) -> Iterator[m.Settled]:

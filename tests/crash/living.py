@@ -353,8 +353,8 @@ class Crowd:
     """Last verbs of which nobody knows yet whether they happened."""
     kills: int = 0
     in_flight: int = 0
-    ended: list[int] = attrs.Factory(list)
-    """Processes that were told to end when they had their store open."""
+    ended: dict[int, Verb | None] = attrs.Factory(dict)
+    """Processes that were told to end when they had their store open, and the verb that each was at."""
     wal: int = 0
     """The largest that the WAL was seen."""
     verbs: int = 0
@@ -395,7 +395,7 @@ class Crowd:
             if how == signal.SIGTERM:
                 ended = os.WIFEXITED(status) and os.WEXITSTATUS(status) == TERMINATED
                 if me in at_work:
-                    self.ended.append(worker.pid)
+                    self.ended[worker.pid] = worker.begun
             else:
                 ended = os.WIFSIGNALED(status)
                 self.kills += 1

@@ -279,7 +279,9 @@ def soak(seconds: float, seed: int) -> tuple[dict[str, int], dict[str, dict[str,
     figures = compare(samples)
     found = grown(figures)
     require(not found, "; ".join(found) + "\n" + "\n".join(tabulated(figures)))
-    require(not unclean, f"{unclean} of {len(group.ended)} that were told to end left their store open")
+    require(
+        not unclean, f"{unclean} of {len(group.ended)} that were told to end left their store open"
+    )
     counts |= {"kills": group.kills, "in_flight": group.in_flight, "ended": len(group.ended)}
     return counts | {"verbs": group.verbs, "samples": len(samples), "unclean": unclean}, figures
 
