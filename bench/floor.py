@@ -12,6 +12,7 @@ each page that is touched goes into the WAL), and it draws random names (`getran
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import time
@@ -142,7 +143,6 @@ class FloorStore:
             for fd in written:
                 os.fsync(fd)
                 os.close(fd)
-            os.lstat(f"{home}/{parent}/committed")  # it was synced for another child
             self._sync(stage, f"{home}/l")
         syscalls.renameat2(
             syscalls.AT_FDCWD,
@@ -233,6 +233,8 @@ class FloorStore:
         os.lstat(link)
         os.readlink(link)
         os.unlink(link)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{home}/{layout.manifest(layer)}")
         if self._full:
             self._sync(home)
         self.transaction(sql.DELETE_LAYER, {"id": layer}, full=self._full, event=event)
