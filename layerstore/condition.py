@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from layerstore import adoption, answers, archives, place, rows
 from layerstore import model as m
@@ -17,6 +17,12 @@ from layerstore.db import engine
 from layerstore.db import statements as sql
 from layerstore.description import Description
 from layerstore.fs import ballast, layout, mountinfo, namespaces
+
+_SYNCHRONOUS: Final = {
+    m.Durability.FULL.value: "outcomes FULL; intents, gets and puts NORMAL",
+    m.Durability.PROCESS.value: "NORMAL",
+}
+"""What commits are synced with."""
 
 
 def status(
@@ -49,7 +55,7 @@ def status(
         sqlite=engine.SQLITE_VERSION,
         sqlite_driver=engine.DRIVER,
         journal_mode=str(read("PRAGMA journal_mode")[0][0]),
-        synchronous="outcomes FULL; intents, gets and puts NORMAL",
+        synchronous=_SYNCHRONOUS[durability],
         database_bytes=_size(database),
         wal_bytes=_size(f"{database}-wal"),
         ballast=ballast.pieces(os.fspath(home)),

@@ -356,15 +356,19 @@ class Reader(Chronicle, Diffs):
 
     # --- the store itself -----------------------------------------------------------------------
 
-    def status(self) -> answers.Status:
-        """What the store is and runs on."""
+    def status(self, *, durability: str | None = None) -> answers.Status:
+        """What the store is and runs on.
+
+        `durability`: what whoever asks opens it with; None: what this one is open with, `full` if only
+        for questions.
+        """
         from layerstore import condition
 
         return condition.status(
             self.home,
             self._about,
             self._read,
-            durability=self._durability(),
+            durability=durability or self._durability(),
             more_warnings=self._own_warnings(),
         )
 

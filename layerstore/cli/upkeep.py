@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def status_command(app: App) -> None:
     """Show what the store is, what it holds, and what it runs on."""
     with app.reader() as reader:
-        status = reader.status()
+        status = reader.status(durability=app.settings.durability.value)
     if app.out.json:
         app.out.document(status=status)
         return

@@ -341,6 +341,16 @@ def test_status_counts(stacked: Program) -> None:
     stacked("umount", "top")
 
 
+def test_status_tells_how_durable_it_is(stacked: Program) -> None:
+    """status has journal mode, durability and what is synced, as this program's settings have them."""
+    status = stacked("status", "--json").json["status"]
+    assert ("wal", "full") == (status["journal_mode"], status["durability"])
+    assert "outcomes FULL; intents, gets and puts NORMAL" == status["synchronous"]
+    status = stacked("status", "--json", LAYERSTORE_DURABILITY="process").json["status"]
+    assert ("process", "NORMAL") == (status["durability"], status["synchronous"])
+    assert "process, synchronous NORMAL" in stacked("status", LAYERSTORE_DURABILITY="process").out
+
+
 def test_audit_of_a_sound_store(stacked: Program) -> None:
     """audit of a sound store exits with 0 and says what it looked at."""
     assert stacked("audit", "--json").json["clean"] is True
