@@ -89,9 +89,12 @@ soak: .venv/stamp
 
 # Builds, runs, commits and removals while the server dies at random and in the middle of requests; in
 # CI five rounds, here also in the middle of archives, each of which costs dockerd 15 s. Then the same
-# number of rounds in each of which the server, dockerd, both or the machine end; in CI twenty.
+# number of rounds in each of which the server, dockerd, both or the machine end; in CI twenty. And a
+# layer of 10 GiB in and out, on a disk; in CI 256 MiB.
 ROUNDS ?= 500
 docker-soak: .venv/stamp
+	LAYERSTORE_LARGE_MIB=10240 LAYERSTORE_TEST_DIR=/var/tmp $(PRIVATE) $(BIN)/python -m pytest tests/docker/test_server.py -k constant_memory \
+	  -o faulthandler_timeout=0
 	LAYERSTORE_DOCKER_ROUNDS=$(ROUNDS) $(PRIVATE) $(BIN)/python -m pytest -s tests/docker/test_kills.py tests/docker/test_machine.py $(PYTEST_ARGS) \
 	  -o faulthandler_timeout=0
 

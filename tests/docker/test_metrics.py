@@ -49,6 +49,9 @@ def test_metrics_and_health(bare: Path) -> None:
         assert found[refused] == 1
         assert found["layerstore_operation_duration_seconds_count", "Get", "docker"] == 1
         assert (2, 1, 1) == tuple(found[f"layerstore_{n}",] for n in ("layers", "mounts", "holds"))
+        assert found["layerstore_journal_events_total",] >= found["layerstore_events",] > 5
+        assert found["layerstore_archives",] == 0
+        assert min(found[f"layerstore_{n}_bytes",] for n in ("database", "wal", "free")) >= 4096
         assert watch.get("/healthz") == (200, "ok\n")
         assert watch.get("/else")[0] == 404
         assert watch.raw("/metrics")[0] == 405
