@@ -169,6 +169,8 @@ def _check_indexed(
 
 def _damage(tree: Tree, layer: Indexed) -> str | None:
     """Why a layer of the index cannot be used as the tree is, or None."""
+    if layer.id in tree.unreadable:
+        return tree.unreadable[layer.id]
     found = tree.layers.get(layer.id)
     if found is None:
         return "its directory is gone"
@@ -258,6 +260,8 @@ def _drop_links(hands: Hands, tree: Tree, index: dict[str, Indexed]) -> Iterator
     known |= {found.link for found in tree.layers.values() if found.link}
     for link in tree.links:
         path = f"{hands.home}/{layout.short_link(link)}"
+        if tree.links[link].removeprefix("../").partition("/")[0] in tree.unreadable:
+            continue  # whoever follows it asks
         if link in known or os.path.exists(path) or not os.path.islink(path):
             continue
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -36,10 +37,12 @@ def plan_repair(
     """
     from layerstore import adoption, description
     from layerstore.audit import examine
+    from layerstore.audit.census import refuse_served
     from layerstore.fs import layout
     from layerstore.repair import planning
 
     wanted = planning.check_only(only)
+    refuse_served(os.fspath(home))
     adoption.refuse(home)
     if not (home / layout.OWN).is_dir():
         description.read(home)  # raises NoStore
