@@ -56,9 +56,10 @@ def compare(hands: Hands) -> Iterator[m.Settled]:
 
 
 def take_in(hands: Hands) -> Iterator[m.Settled]:
-    """What of a comparison changes nothing but the index: for a repair, which sees to the tree itself.
+    """The part of a comparison that a repair asks for, which sees to the rest of the tree itself.
 
-    Whole layers that the index does not know, and layers that were set apart and are whole again.
+    Whole layers that the index does not know are taken in, and layers that were set apart and are whole
+    again can be used; of these also a link that is missing is made, and the mark that they have children.
     """
     tree, index, busy = _look(hands)
     apart = {
