@@ -3,8 +3,8 @@
     python bench/asked.py DIRECTORY MOUNTS root|upper|clones
 
 It mounts so many overlays, says "ready", and answers each number on stdin with the seconds that it took
-to ask so often: about a layer that is mounted and one that is not, by turns. `clones` asks nothing: it has the kernel make the
-private copies of a mount that an overlay of three directories takes, and nothing else.
+to ask so often: about a layer that is mounted and one that is not, by turns. `clones` asks nothing: the kernel
+makes the private copies of a mount that an overlay of three directories takes, and nothing else.
 """
 
 from __future__ import annotations
