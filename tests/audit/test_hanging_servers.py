@@ -94,6 +94,8 @@ def test_of_a_store_the_rest_is_audited_and_repaired(bare: Path, hang: Any, plac
     assert {PLACES[place]} == set(found(asked("audit", str(home), code=4)))
 
 
+@pytest.mark.crash
+@pytest.mark.campaign
 @pytest.mark.parametrize("place", PLACES)
 def test_so_is_any_tree(bare: Path, hang: Any, place: str) -> None:
     """The same of a tree without a database."""
