@@ -132,6 +132,7 @@ def mount_rows(place: Path) -> Iterator[Row]:
     for question, words, count in (
         ("root", "is it mounted here?", 1000),
         ("upper", "is the upper free?", 20),
+        ("clones", "the kernel's part of that:", 20),
     ):
         yield Row(
             f"{words} 10,000 mounts against 10",

@@ -57,9 +57,10 @@ def compare(hands: Hands) -> Iterator[m.Settled]:
 
 
 def take_in(hands: Hands) -> Iterator[m.Settled]:
-    """What of a comparison changes nothing but the index: for a repair, which sees to the tree itself.
+    """The part of a comparison that a repair asks for, which sees to the rest of the tree itself.
 
-    Whole layers that the index does not know, and layers that were set apart and are whole again.
+    Whole layers that the index does not know are taken in, and layers that were set apart and are whole
+    again can be used; of these also a link that is missing is made, and the mark that they have children.
     """
     tree, index, busy = _look(hands)
     apart = {
@@ -170,6 +171,8 @@ def _check_indexed(
 
 def _damage(tree: Tree, layer: Indexed) -> str | None:
     """Why a layer of the index cannot be used as the tree is, or None."""
+    if layer.id in tree.unreadable:
+        return tree.unreadable[layer.id]
     found = tree.layers.get(layer.id)
     if found is None:
         return "its directory is gone"
@@ -272,6 +275,8 @@ def _drop_links(hands: Hands, tree: Tree, index: dict[str, Indexed]) -> Iterator
     known |= {found.link for found in tree.layers.values() if found.link}
     for link in tree.links:
         path = f"{hands.home}/{layout.short_link(link)}"
+        if tree.links[link].removeprefix("../").partition("/")[0] in tree.unreadable:
+            continue  # whoever follows it asks
         if link in known or os.path.exists(path) or not os.path.islink(path):
             continue
 

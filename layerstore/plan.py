@@ -164,8 +164,11 @@ def _verify_parent(intent: e.LayerCreateIntended) -> s.Step:
 
 def _uncreate(operation: str, intent: e.LayerCreateIntended) -> Steps:
     away = layout.trash(operation)
+    # Somebody else may sync `l` at any time: a cut must not take the link of a layer that it leaves.
+    synced = (s.SyncDirectory(""),) if intent.durable else ()
     return (
         s.MoveToTrash(intent.layer, away, intent.link, others_stay=True),
+        *synced,
         s.RemoveSymlink(layout.short_link(intent.link), layout.link_target(intent.layer)),
         s.RemoveTree(f"{layout.staging(operation)}-probe"),
         s.RemoveTree(layout.staging(operation)),

@@ -71,6 +71,7 @@ def repair_schema() -> dict[str, object]:
         "outcome": {"type": "string", "enum": ["done", "skipped", "failed"]},
         "message": text,
         "operation": maybe,
+        "event": {"type": ["integer", "null"]},
     }
     remedy: dict[str, object] = {
         "code": {"type": "string", "enum": list(codes.CODES)},

@@ -36,7 +36,7 @@ from layerstore.audit import (
     weight,
 )
 from layerstore.audit import home as place
-from layerstore.audit.census import Progress
+from layerstore.audit.census import Progress, refuse_served
 from layerstore.audit.view import View, finding, look
 from layerstore.db import statements as sql
 from layerstore.errors import NoStore, SchemaTooNew, StoreDamaged
@@ -91,6 +91,7 @@ def audit(
     far it is: (what, done, of how many).
     """
     path = Path(home).resolve()
+    refuse_served(os.fspath(path))
     known = adoption.read(path)
     if known is not None:
         seen = _audit_adopted(path, known.tree, progress=progress)
@@ -154,9 +155,9 @@ def _with_content(
         if report.kind == "layerstore":
             reader, _, _ = _records_of(home, stack)
             if reader is not None:
-                found += contents.check(os.fspath(home), reader, only, progress, checked)
+                found += contents.check(view, reader, only, progress, checked)
         else:
-            found += tarsplit.check(os.fspath(home), frozenset(only), progress, checked)
+            found += tarsplit.check(view, frozenset(only), progress, checked)
         more = weight.weighed(view, found, ours=report.kind == "layerstore")
         return attrs.evolve(report, findings=_sorted([*report.findings, *more]), checked=checked)
 

@@ -17,7 +17,7 @@ import attrs
 
 from layerstore.audit.tree import LayerFiles, Tree
 from layerstore.errors import InvalidLayerId
-from layerstore.fs import files, layout, mountinfo
+from layerstore.fs import files, layout, mountinfo, mounttables
 from layerstore.model import LINK_PATTERN, check_layer_id
 
 T = TypeVar("T")
@@ -65,8 +65,20 @@ class Census(Tree):
     """Mode and uid of `l/`; None: there is no such directory."""
     bad_links: tuple[str, ...]
     """Names in `l/` that are no link ids."""
-    unreadable: Mapping[str, str]
-    """Layers that could not be looked at, and why: one bad layer does not hide the others."""
+    served: Mapping[str, str]
+    """Mounts below the home whose server would have to answer, and of which kind: they are not entered."""
+
+
+def refuse_served(home: str) -> None:
+    """Raises OSError where a server would have to answer for the directory of all links, or the store's own.
+
+    Then there is nothing to go on with; and whoever looked whether they are there would ask it.
+    """
+    served = mounttables.served(home)
+    for name in (layout.LINKS, layout.OWN):
+        if name in served:
+            why = f"a mount of {served[name]} is upon it, whose server is not asked: it may never answer"
+            raise OSError(errno.EREMOTE, why, f"{home}/{name}")
 
 
 def take(home: str, *, progress: Progress | None = None) -> Census:
@@ -85,7 +97,8 @@ class _Lister:
         self._home = home
         self._quiet = os.O_NOATIME
         self._same: dict[object, object] = {}
-        self._unreadable: dict[str, str] = {}
+        self._served = mounttables.served(home)
+        self._unreadable = mounttables.unasked(self._served)
         self.top = self._open(home, os.O_DIRECTORY)
 
     def census(self, progress: Progress | None) -> Census:
@@ -95,7 +108,7 @@ class _Lister:
         for number, name in enumerate(names):
             if progress is not None and number % STEP == 0:
                 progress("layers", number, len(names))
-            if name in _OURS:
+            if name in _OURS or name in self._unreadable:
                 continue
             found = self._looked_at(name) if _may_be_layer(name) else None
             if found is not None:
@@ -110,16 +123,20 @@ class _Lister:
             layers=layers,
             links=links,
             staging=frozenset(self._listed(layout.STAGING)),
-            trash={
-                name: files.read_link(f"{self._home}/{layout.TRASH}", name) or ""
-                for name in self._listed(layout.TRASH)
-            },
+            trash={name: self._link_in_trash(name) for name in self._listed(layout.TRASH)},
             strangers=tuple(name for name in strangers if os.path.lexists(f"{self._home}/{name}")),
             home_facts=(status.st_mode, status.st_uid),
             links_facts=links_facts,
             bad_links=tuple(bad),
             unreadable=self._unreadable,
+            served=self._served,
         )
+
+    def _link_in_trash(self, name: str) -> str:
+        inside = f"{layout.TRASH}/{name}/"
+        if any(f"{path}/".startswith(inside) for path in self._served):
+            return ""
+        return files.read_link(f"{self._home}/{layout.TRASH}", name) or ""
 
     def _looked_at(self, name: str) -> Seen | None:
         try:
@@ -141,6 +158,8 @@ class _Lister:
             here = os.fstat(descriptor)
             facts = [(".", here.st_mode, here.st_uid)]
             for entry in names:
+                if f"{name}/{entry}" in self._served:
+                    continue
                 try:
                     status = os.stat(entry, dir_fd=descriptor, follow_symlinks=False)
                 except FileNotFoundError:

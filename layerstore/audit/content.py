@@ -53,8 +53,18 @@ def listed(view: View) -> Iterator[m.Finding]:
             yield finding("unrecorded-manifest", said, path=path)
 
 
+def unasked(view: View, layer: str) -> m.Finding | None:
+    """Of a layer with a mount in its content whose server would have to answer: that it is not read."""
+    content = layout.diff(layer)
+    for path, kind in view.tree.served.items():
+        if f"{path}/".startswith(f"{content}/"):
+            said = f"what {layer} holds is not read: {path} is a mount of {kind}, whose server may never answer"
+            return finding("content-unreadable", said, layer, f"{view.home}/{path}")
+    return None
+
+
 def check(
-    home: str,
+    view: View,
     reader: Reader,
     only: Iterable[str],
     progress: Progress | None,
@@ -68,7 +78,13 @@ def check(
     checked |= {"manifests": 0, "files": 0}
     files = _Counter(progress, sum(item.files for item in every))
     for item in every:
-        found = list(_compared(home, item, files))
+        if item.layer in view.tree.unreadable:
+            continue  # that says another finding
+        hanging = unasked(view, item.layer)
+        if hanging is not None:
+            yield hanging
+            continue
+        found = list(_compared(view.home, item, files))
         if reader.manifest_or_none(item.layer) != item:
             continue  # it was mounted read-write, or removed, while it was read
         checked["manifests"] += 1

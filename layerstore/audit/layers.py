@@ -192,6 +192,8 @@ def _disagrees(view: View, layer: str, text: str, row: Indexed | None) -> tuple[
     """(code, what) where a well-formed `lower` is not the parent in front of the parent's own."""
     parent = view.who_has(text[2 : _PART - 1])
     rest = text[_PART:]
+    if row is None and parent in view.tree.unreadable:
+        return "", ""
     if row is None and parent is not None and parent in view.tree.layers:
         own = view.tree.layers[parent].lower
         if (own or "") == rest or (own is None and _is_damaged(view, parent)):

@@ -22,7 +22,7 @@ import attrs
 from layerstore import model as m
 from layerstore.audit import content
 from layerstore.audit.census import names_in
-from layerstore.audit.view import finding
+from layerstore.audit.view import View, finding
 from layerstore.errors import InvalidLayerId
 from layerstore.fs import files, layout, syscalls
 from layerstore.fs.manifest import Difference, Finding
@@ -48,9 +48,10 @@ class _Entry:
 
 
 def check(
-    home: str, only: frozenset[str], progress: Progress | None, checked: dict[str, int]
+    view: View, only: frozenset[str], progress: Progress | None, checked: dict[str, int]
 ) -> Iterator[m.Finding]:
     """Compare every layer of an image with what Docker recorded; nothing where it recorded nothing."""
+    home = view.home
     above, name = os.path.split(home)
     layerdb = f"{above}/image/{name}/layerdb/sha256"
     chains = names_in(layerdb)
@@ -59,7 +60,11 @@ def check(
         if progress is not None:
             progress("content", number, len(chains))
         layer = _cache_id(f"{layerdb}/{chain}")
-        if layer is None or (only and layer not in only):
+        if layer is None or (only and layer not in only) or layer in view.tree.unreadable:
+            continue
+        hanging = content.unasked(view, layer)
+        if hanging is not None:
+            yield hanging
             continue
         path = f"{layerdb}/{chain}/{_SPLIT}"
         diff = f"{home}/{layout.diff(layer)}"

@@ -9,7 +9,7 @@ from typing import Final
 import attrs
 
 from layerstore.errors import InvalidLayerId
-from layerstore.fs import files, layout, mountinfo
+from layerstore.fs import files, layout, mountinfo, mounttables
 from layerstore.model import LINK_PATTERN, check_layer_id
 
 
@@ -52,6 +52,8 @@ class Tree:
     """The link of what lies in `trash/<operation>`; empty where it has none."""
     strangers: tuple[str, ...]
     """Names in the home, or in `l/`, that are not of the layout."""
+    unreadable: Mapping[str, str] = attrs.field(factory=dict, kw_only=True)
+    """Layers that could not be looked at, and why: one bad layer does not hide the others."""
 
     def owner_of(self, link: str) -> str | None:
         """The layer that `l/<link>` leads to, if it reads as the layout wants it."""
@@ -96,8 +98,9 @@ def survey(home: str) -> Tree:
     """List the home. What vanishes meanwhile is left out."""
     layers: dict[str, LayerFiles] = {}
     strangers: list[str] = []
+    unreadable = mounttables.unasked(mounttables.served(home))
     for name in _listed(home):
-        if name in _OWN_NAMES:
+        if name in _OWN_NAMES or name in unreadable:
             continue
         try:
             check_layer_id(name)
@@ -120,7 +123,7 @@ def survey(home: str) -> Tree:
         for name in _listed(f"{home}/{layout.TRASH}")
     }
     staging = frozenset(_listed(f"{home}/{layout.STAGING}"))
-    return Tree(layers, links, staging, trash, tuple(strangers))
+    return Tree(layers, links, staging, trash, tuple(strangers), unreadable=unreadable)
 
 
 def _layer_files(home: str, layer: str) -> LayerFiles:

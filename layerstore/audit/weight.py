@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final
 
 import attrs
@@ -25,6 +25,7 @@ def weighed(view: View, findings: Iterable[m.Finding], *, ours: bool) -> Iterato
     """
     children: Mapping[str, list[str]] | None = None
     known: dict[str, tuple[int, tuple[str, ...]]] = {}
+    apart = frozenset(f"{view.home}/{path}" for path in view.tree.served)
     holders: dict[str, list[str]] = {}
     for hold in view.records.holds if view.records is not None else ():
         holders.setdefault(hold.layer, []).append(f"holder {hold.holder}")
@@ -41,7 +42,7 @@ def weighed(view: View, findings: Iterable[m.Finding], *, ours: bool) -> Iterato
             item,
             dependents=count,
             depends=names,
-            bytes=usage(item.path) if weighs and item.path is not None else None,
+            bytes=usage(item.path, apart=apart) if weighs and item.path is not None else None,
             repairs=codes.CODES[item.code].repairs if ours else (),
         )
 
@@ -88,8 +89,13 @@ def _above(layer: str, children: Mapping[str, list[str]]) -> dict[str, None]:
     return found
 
 
-def usage(path: str) -> int | None:
-    """What lies at a path takes on the disk, in bytes; other file systems and second links apart."""
+def usage(path: str, *, apart: Collection[str] = ()) -> int | None:
+    """What lies at a path takes on the disk, in bytes; other file systems and second links apart.
+
+    Of what stands in `apart` nothing is asked.
+    """
+    if path in apart:
+        return None
     try:
         top = os.lstat(path)
     except OSError:
@@ -100,6 +106,8 @@ def usage(path: str) -> int | None:
     while pending:
         at = pending.pop()
         for name in names_in(at):
+            if f"{at}/{name}" in apart:
+                continue
             try:
                 status = os.lstat(f"{at}/{name}")
             except OSError:

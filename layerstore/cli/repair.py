@@ -17,7 +17,7 @@ from layerstore.errors import InvalidArgument, LayerstoreError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from layerstore.repair.forms import Done, Plan, Remedy
+    from layerstore.repair.forms import Act, Done, Outcome, Plan, Remedy
 
 _SHOWN: Final = 20
 """Acts, or findings that are left, that are printed without -v."""
@@ -27,7 +27,11 @@ _SHOWN: Final = 20
 @click.option("--plan", "only_plan", is_flag=True, help="Say what would be done, and do nothing.")
 @click.option("--only", multiple=True, metavar="CODE", help="Mend findings of this code only.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--undo", metavar="OPERATION", help="Take back one repair.")
+@click.option(
+    "--undo",
+    metavar="OPERATION",
+    help="Take back one repair; of one that changed records alone, the number of its event.",
+)
 @click.option("--empty-quarantine", is_flag=True, help="Remove for good what was set aside.")
 @pass_app
 @click.pass_context
@@ -45,7 +49,7 @@ def repair_command(
     What can be derived is made again: links, the small files, work directories, the index from the
     journal, rows from whole layers. What is not understood is set aside, into .layerstore/quarantine,
     with a note; a layer that something depends on is never moved. Where the records look lost, nothing
-    is moved away at all. Each act is in the journal, and --undo takes it back.
+    is moved away at all. Each act is in the journal, and --undo takes it back, or says why it stays.
 
     The exit code is made of the bits of fsck(8): 0 clean, 1 something was repaired, 4 something is
     left, 8 it could not run, 16 usage. With --plan: 0, or 4 if there is anything to be done or left.
@@ -87,13 +91,30 @@ def _repair(app: App, only: tuple[str, ...], *, only_plan: bool, yes: bool) -> i
     ask(f"Do {many(len(acts), 'act')}, and what they bring to light?", yes)
     with app.store() as store:
         outcome = store.repair(only=only, told=None if app.out.json else partial(_tell_act, app))
+    opened = _by_opening(acts, outcome)
     if app.out.json:
-        _document(app, repair=VERSION, plan=outcome.plan, done=outcome.done, left=outcome.left)
+        done = (*opened, *outcome.done)
+        _document(app, repair=VERSION, plan=outcome.plan, done=done, left=outcome.left)
     else:
+        for item in opened:
+            _tell_act(app, item)
         _tell_left(app, outcome.left)
-        done = sum(item.outcome == "done" for item in outcome.done)
-        app.out.note(f"{many(done, 'act')} done, {many(len(outcome.left), 'finding')} left.")
-    return exits.REPAIRED * outcome.repaired | exits.FINDINGS * bool(outcome.left)
+        count = len(opened) + sum(item.outcome == "done" for item in outcome.done)
+        app.out.note(f"{many(count, 'act')} done, {many(len(outcome.left), 'finding')} left.")
+    repaired = outcome.repaired or bool(opened)
+    return exits.REPAIRED * repaired | exits.FINDINGS * bool(outcome.left)
+
+
+def _by_opening(planned: list[Act], outcome: Outcome) -> list[Done]:
+    """What was planned, and done when the store was opened: settling, and a newer schema."""
+    from layerstore.repair.forms import Done
+
+    still = {*outcome.plan.acts(), *(item.act for item in outcome.done)}
+    return [
+        Done(act, "done", "opening the store did it")
+        for act in planned
+        if act.repair in ("settle", "upgrade") and act not in still
+    ]
 
 
 def _document(
@@ -157,12 +178,13 @@ def _tell_more(app: App, count: int) -> None:
 def _tell_act(app: App, item: Done) -> None:
     said = f"{item.outcome:<8}{item.act.does}"
     said += f": {item.message}" if item.message and item.outcome != "done" else ""
-    said += f"  [{item.operation}]" if item.operation else ""
+    name = item.operation or item.event
+    said += f"  [{name}]" if name else ""
     app.out.line(clean(said))
 
 
 def _undo(app: App, operation: str, yes: bool) -> int:
-    ask(f"Take back operation {operation}?", yes)
+    ask(f"Take back {operation}?", yes)
     with app.store() as store:
         done = store.undo_repair(operation)
     if app.out.json:

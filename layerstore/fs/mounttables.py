@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import attrs
@@ -86,6 +86,41 @@ def others(home: str) -> dict[str, MountEntry]:
         if above == home and entry.mount_point.endswith(f"/{layout.MERGED}"):
             found[layer] = entry
     return {layer: entry for layer, entry in found.items() if entry.fs_type != "overlay"}
+
+
+_SERVED: Final = re.compile(
+    rb" - (?:fuse[^ ]*|nfs[^ ]*|cifs|smb3|9p|ceph|afs|coda|orangefs|lustre|glusterfs) "
+)
+"""File systems whose answers come from a process, or from another machine: either may never come."""
+
+
+def served(home: str) -> dict[str, str]:
+    """The mounts below a home whose server has to answer whoever looks there, in this namespace: where,
+    relative to the home, and the kind of file system. Nothing of them is asked here.
+    """
+    with open("/proc/self/mountinfo", "rb") as table:
+        lines = [line for line in table if _SERVED.search(line)]
+    return {
+        entry.mount_point[len(home) + 1 :]: entry.fs_type
+        for entry in mountinfo.parse_mountinfo(b"".join(lines))
+        if entry.mount_point.startswith(f"{home}/")
+    }
+
+
+def unasked(served: Mapping[str, str]) -> dict[str, str]:
+    """Of what `served` found: the names in the home that cannot be looked at without asking, and why.
+
+    What lies upon `merged` is known without, and of what is deep in `diff` no listing of layers asks.
+    """
+    found: dict[str, str] = {}
+    for path, kind in served.items():
+        name, _, rest = path.partition("/")
+        if name in (layout.LINKS, layout.OWN) or rest.startswith(
+            (layout.MERGED, f"{layout.DIFF}/")
+        ):
+            continue
+        found[name] = f"{path} is a mount of {kind}, whose server is not asked: it may never answer"
+    return found
 
 
 def _entries(path: str, home: str) -> Iterator[MountEntry]:

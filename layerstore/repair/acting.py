@@ -48,7 +48,7 @@ def carry_out(worker: Worker, acts: Iterator[Act]) -> Iterator[Done]:
             if act.repair in ("adopt", "reopen"):
                 if taken is None:
                     taken = {s.layer: s for s in comparison.take_in(worker.hands) if s.layer}
-                yield _taken(act, taken)
+                yield _taken(worker, act, taken)
             else:
                 taken = None  # the tree changes, so that it has to be looked at again
                 yield _do(worker, act)
@@ -58,13 +58,22 @@ def carry_out(worker: Worker, acts: Iterator[Act]) -> Iterator[Done]:
             yield Done(act, "failed", str(error))
 
 
-def _taken(act: Act, taken: dict[str, m.Settled]) -> Done:
+def _taken(worker: Worker, act: Act, taken: dict[str, m.Settled]) -> Done:
     assert act.layer is not None
     found = taken.get(act.layer)
     if found is None:
         return Done(act, "skipped", "it is as it was")
-    ok = found.what in ("adopted", "restored")
-    return Done(act, "done" if ok else "skipped", found.message)
+    if found.what not in ("adopted", "restored"):
+        return Done(act, "skipped", found.message)
+    event = _last_event(worker, act.layer, f"layer.{found.what}")
+    return Done(act, "done", found.message, event=event)
+
+
+def _last_event(worker: Worker, layer: str, kind: str) -> int | None:
+    """The number of the last event of this kind, whatever its version, about a layer."""
+    query = "SELECT max(seq) FROM events WHERE layer = :layer AND kind LIKE :kind"
+    ((event,),) = worker.hands.journal.database.read(query, {"layer": layer, "kind": f"{kind}.%"})
+    return event  # type: ignore[no-any-return]  # a number, or None
 
 
 def _do(worker: Worker, act: Act) -> Done:
@@ -177,30 +186,27 @@ def _upgrade(worker: Worker, act: Act) -> Done:
 
 
 def _refold(worker: Worker, act: Act) -> Done:
-    count = refolding.refold(worker.hands)
+    count, event = refolding.refold(worker.hands)
     if not count:
         return Done(act, "skipped", "it is what the journal says")
-    return Done(act, "done", f"{count} rows were not as the journal has them")
+    return Done(act, "done", f"{count} rows were not as the journal has them", event=event)
 
 
-def _append(worker: Worker, choose: Callable[[Transaction], list[Any]]) -> int:
-    """How many events one transaction appended; whatever is in flight comes first."""
-    count = 0
+def _append(worker: Worker, act: Act, choose: Callable[[Transaction], list[Any]]) -> Done:
+    """Append events in one transaction; whatever is in flight comes first."""
+    last: int | None = None
 
     def decision(tx: Transaction, _: str) -> e.Intent | None:
-        nonlocal count
-        found = choose(tx)
-        for event in found:
-            tx.append(event)
-        count = len(found)
+        nonlocal last
+        last = None
+        for event in choose(tx):
+            last = tx.append(event)
         return None
 
     worker.operate(decision)
-    return count
-
-
-def _told(act: Act, count: int) -> Done:
-    return Done(act, "done") if count else Done(act, "skipped", "it is not needed any more")
+    if last is None:
+        return Done(act, "skipped", "it is not needed any more")
+    return Done(act, "done", event=last)
 
 
 def _found_mount(worker: Worker, act: Act) -> Done:
@@ -211,7 +217,7 @@ def _found_mount(worker: Worker, act: Act) -> Done:
         found = decide.found_mount(worker.hands.home, tx, layer)
         return [] if found is None else [found]
 
-    return _told(act, _append(worker, choose))
+    return _append(worker, act, choose)
 
 
 def _release(worker: Worker, act: Act) -> Done:
@@ -227,7 +233,7 @@ def _release(worker: Worker, act: Act) -> Done:
         outside = (h for h in decide.holders(tx, layer) if not h.startswith(m.OWNER_PREFIX))
         return [e.HoldsEnded(layer, holder, "it was not mounted") for holder in outside]
 
-    return _told(act, _append(worker, choose))
+    return _append(worker, act, choose)
 
 
 def _forget(worker: Worker, act: Act) -> Done:
@@ -244,7 +250,7 @@ def _forget(worker: Worker, act: Act) -> Done:
             return []
         return [e.LayerForgotten(layer, act.reason)]
 
-    return _told(act, _append(worker, choose))
+    return _append(worker, act, choose)
 
 
 def _end_mount(worker: Worker, act: Act) -> Done:
@@ -258,7 +264,8 @@ def _end_mount(worker: Worker, act: Act) -> Done:
         return Done(act, "skipped", "it is not needed any more")
     for settled in burial.end_mount(worker.hands, found[0], reason="lost"):
         ok = settled.what == "unmounted"
-        return Done(act, "done" if ok else "failed", settled.message)
+        event = _last_event(worker, found[0].layer, "layer.unmounted") if ok else None
+        return Done(act, "done" if ok else "failed", settled.message, event=event)
     return Done(act, "skipped", "somebody else is at it")
 
 

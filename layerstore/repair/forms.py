@@ -120,10 +120,12 @@ class Done:
     message: str = ""
     operation: str | None = None
     """Its operation in the journal, by which it can be taken back."""
+    event: int | None = None
+    """Where it has none, since it changed records alone: the number of its event."""
 
     def as_data(self) -> dict[str, object]:
-        mine = {"outcome": self.outcome, "message": self.message, "operation": self.operation}
-        return {**self.act.as_data(), **mine}
+        names = ("outcome", "message", "operation", "event")
+        return {**self.act.as_data(), **{name: getattr(self, name) for name in names}}
 
 
 @attrs.frozen

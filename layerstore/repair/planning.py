@@ -55,7 +55,7 @@ def plan(
     remedies = []
     for item in wanted:
         case = Case(view, item, owners, overview)
-        remedy = _RULES[item.code](case)
+        remedy = case.leaves(_SERVED) if _is_served(view, item) else _RULES[item.code](case)
         if stale and any(act.repair not in _FIRST for act in remedy.acts):
             # What is derived from an index that is wrong would be wrong, too.
             acts = () if only and not only & _INDEX else deciding.refold(case).acts
@@ -68,6 +68,13 @@ def plan(
             remedy = Remedy(item, (), _LOST)
         remedies.append(remedy)
     return Plan(view.home, tuple(remedies), report.lost_metadata)
+
+
+def _is_served(view: View, item: m.Finding) -> bool:
+    """Whether what a finding is about, or something in it, is a mount whose server would be asked."""
+    path = item.path or ""
+    places = [f"{view.home}/{place}" for place in view.tree.served]
+    return any(f"{at}/".startswith(f"{path}/") or path.startswith(f"{at}/") for at in places)
 
 
 def _destroys(act: Act) -> bool:
@@ -92,6 +99,10 @@ _IN_USE: Final = (
 _RESTORE: Final = (
     "'layerstore db restore FILE' puts a copy of the database in place, 'layerstore db rebuild' makes "
     "it anew from the tree"
+)
+_SERVED: Final = (
+    "a mount lies there whose server may never answer, so nothing is asked of it: unmount that (umount -f, "
+    "umount -l), and repair again"
 )
 _NOT_OURS: Final = "it is another engine's to repair; this program does not write its records"
 _NOTHING: Final = "nothing needs to be done"

@@ -22,8 +22,12 @@ _EXAMPLES: Final = 50
 _LAST: Final = 2**62
 
 
-def refold(hands: Hands) -> int:
-    """How many rows were not as the journal has them. JournalDamaged where it cannot be folded."""
+def refold(hands: Hands) -> tuple[int, int]:
+    """How many rows were not as the journal has them, and the number of the event that says so.
+
+    JournalDamaged where it cannot be folded.
+    """
+    event = 0
     with hands.journal.transaction(full=hands.full) as tx:
         scratch = _folded(hands.home, tx)
         try:
@@ -31,10 +35,10 @@ def refold(hands: Hands) -> int:
             if found:
                 _replace(scratch, tx, found)
                 examples = json.dumps(found[:_EXAMPLES], ensure_ascii=False, default=str)
-                tx.append(e.IndexRefolded(len(found), examples))
+                event = tx.append(e.IndexRefolded(len(found), examples))
         finally:
             scratch.close()
-    return len(found)
+    return len(found), event
 
 
 def _folded(home: str, tx: Transaction) -> engine.Connection:

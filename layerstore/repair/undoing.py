@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -24,6 +24,15 @@ if TYPE_CHECKING:
     from layerstore import answers
 
 
+STAYS: Final = {
+    "unmount": "what was mounted there was a layer that is gone, and nobody's",
+    "bring-back": "the layer is one of the index, and in the trash it would be lost; "
+    "'layerstore rm' removes it",
+    "empty-quarantine": "what it removed is gone for good",
+}
+"""Acts on the tree whose undo would be the damage again."""
+
+
 def undo(worker: Worker, history: Iterable[answers.Entry], operation: str) -> Done:
     """Take back one repair, as long as what it set aside stands and nobody changed what it made.
 
@@ -31,8 +40,9 @@ def undo(worker: Worker, history: Iterable[answers.Entry], operation: str) -> Do
     """
     intent = _intent(history, operation)
     home = worker.hands.home
-    if intent.put in ("trash", "unmount"):
-        raise Refused(f"Operation {operation} ({intent.act}) is nothing that can be taken back.")
+    why = STAYS.get(intent.act)
+    if why is not None:
+        raise Refused(f"Operation {operation} ({intent.act}) is not taken back: {why}.")
     _check_as_made(home, intent)
     back = _back(home, intent, operation)
     seen = seen_at(home, intent.path)

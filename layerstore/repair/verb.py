@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -36,10 +37,12 @@ def plan_repair(
     """
     from layerstore import adoption, description
     from layerstore.audit import examine
+    from layerstore.audit.census import refuse_served
     from layerstore.fs import layout
     from layerstore.repair import planning
 
     wanted = planning.check_only(only)
+    refuse_served(os.fspath(home))
     adoption.refuse(home)
     if not (home / layout.OWN).is_dir():
         description.read(home)  # raises NoStore
@@ -58,7 +61,9 @@ class Repairing:
         def recover(self) -> tuple[m.Settled, ...]: ...
         def _operate(self, decision: Decision) -> e.Intent | None: ...
         def _check_usable(self) -> None: ...
-        def events(self, *, kind: str | None = None) -> Iterator[answers.Entry]: ...
+        def events(
+            self, *, layer: str | None = None, kind: str | None = None, after_seq: int = 0
+        ) -> Iterator[answers.Entry]: ...
 
     def repair(
         self,
@@ -104,13 +109,17 @@ class Repairing:
         return Outcome(first, tuple(done), left)
 
     def undo_repair(self, operation: str) -> Done:
-        """Take back one repair, whose operation is given, while what it set aside stands.
+        """Take back one repair, while what it set aside stands.
 
-        Raises InvalidArgument for what is no repair, Refused where something changed since.
+        It is named by its operation; an act on records alone by the number of its event. Raises
+        InvalidArgument for what is no repair, Refused where something changed since, or where it would
+        be the damage again.
         """
-        from layerstore.repair import undoing
+        from layerstore.repair import records, undoing
 
         self._check_usable()
+        if records.is_event(operation):
+            return records.undo(self._worker(), self.events, int(operation))
         return undoing.undo(self._worker(), self.events(kind="repair."), operation)
 
     def empty_quarantine(self) -> tuple[Emptied, ...]:

@@ -117,6 +117,11 @@ MUTANTS: Final = {
         "create-child",
         _plans(_FORWARD, _C, _directory(_home)),
     ),
+    "uncreate-home": Mutant(
+        "the directory that an undone create is renamed from is not synced",
+        "meet-create",
+        _plans("_BACKWARD", _C, _directory(_home)),
+    ),
     "create-directories": Mutant(
         "no directory is synced by a create",
         "create-child",

@@ -6,6 +6,7 @@
     kills       SIGKILL before and after every mutating call, and in the middle of every write
     double      SIGKILL at a call, then SIGKILL at a call of the recovery: pairs
     mutant      a changed protocol (--mutant NAME), until a sweep catches it
+    alike       neighbouring steps in both orders, killed at every point: the same homes (VERB)
     failures    an I/O error from every sync and write, and no room for each call that takes some
     errnos      each call fails with one of ten errors, once or from then on, and nobody dies
     powercut    the power of its disk is cut in front of a call, and at the end (FILE_SYSTEM:SCENARIO)
@@ -373,6 +374,13 @@ def mutant(options: argparse.Namespace, result: Result) -> None:
     return None
 
 
+def alike(options: argparse.Namespace, result: Result) -> None:
+    """Two orders of neighbouring steps leave the same homes."""
+    from tests.crash import alike as orders
+
+    orders.alike(options, result)
+
+
 def failures(options: argparse.Namespace, result: Result) -> None:
     """Nobody dies: one call fails. What was acknowledged stays, the rest fails whole."""
     from tests.crash.bench import Fault, bench
@@ -598,6 +606,7 @@ CAMPAIGNS = {
     "kills": kills,
     "double": double,
     "mutant": mutant,
+    "alike": alike,
     "failures": failures,
     "errnos": errnos,
     "living": living,

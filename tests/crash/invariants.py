@@ -132,7 +132,8 @@ def _likeness(home: Path, more: object) -> str:
     """What a home is, without times, names of operations, and links that are made up each time."""
     with Reader.open(home) as reader:
         links = {layer.link: f"<{layer.id}>" for layer in reader.layers()}
-        found: list[object] = [_telling(reader, str(table)) for (table,) in reader.select(_TABLES)]
+        found = [_telling(reader, str(table)) for (table,) in reader.select(_TABLES)]
+    entries: list[object] = []
     for top, directories, names in os.walk(home):
         if Path(top) == home:
             directories.remove(layout.OWN)
@@ -145,12 +146,17 @@ def _likeness(home: Path, more: object) -> str:
                 content = os.readlink(path)
             elif os.path.isfile(path):
                 content = repr(Path(path).read_bytes())
-            kept = [(key, os.getxattr(path, key)) for key in _attributes(path)]
-            found.append((path, status.st_mode, status.st_uid, status.st_gid, content, kept))
+            kept = [
+                (key, b"" if key.endswith(".overlay.uuid") else os.getxattr(path, key))
+                for key in _attributes(path)
+            ]
+            facts = (status.st_mode, status.st_uid, status.st_gid)
+            entries.append((os.path.relpath(path, home), *facts, content, kept))
         directories[:] = [d for d in directories if not os.path.ismount(os.path.join(top, d))]
-    text = repr((found, more))
+    texts = [repr((found, more)), *map(repr, entries)]
     for link, name in links.items():
-        text = text.replace(link, name)
+        texts = [text.replace(link, name) for text in texts]
+    text = "\n".join([texts[0], *sorted(texts[1:])])
     return hashlib.sha256(text.encode()).hexdigest()
 
 

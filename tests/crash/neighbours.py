@@ -1,7 +1,7 @@
 """Owns the controls by order: every two neighbouring steps of a plan that change or sync the disk, swapped.
 
 The pairs are read from the plans, so that a new step brings new ones. Each is caught by a sweep of kills
-or by states of a disk, or stands in `ALIKE` with the reason why the order of those two cannot matter.
+or by states of a disk, or is proven to leave nothing else than the order that is written: see `alike`.
 """
 
 from __future__ import annotations
@@ -130,34 +130,19 @@ CAUGHT: Final = {
 WHERE: Final = {"create:SyncDirectory(l)>Publish(stage)": "create-while-others-sync"}
 """Where, if not in the scenario of its verb."""
 
-_UNSEEN = (
-    "both are made before anything is synced and before the layer has its name, so that a cut leaves any "
-    "part of them in either order; what a kill leaves is taken away by the undo, part or whole"
-)
-_TWO_SYNCS = "nothing is written between the two, and both are done before the next change"
-ALIKE: Final = {
-    "create:MakeDirectory(diff)>WriteFile(link)": _UNSEEN,
-    "create:WriteFile(link)>MakeDirectory(work)": _UNSEEN,
-    "create:MakeDirectory(work)>WriteFile(lower)": _UNSEEN,
-    "create:WriteFile(lower)>WriteFile(committed)": _UNSEEN,
-    "create:WriteFile(committed)>MakeSymlink(link)": _UNSEEN,
-    "create:MakeSymlink(link)>SyncFile(link)": "the one is in l/, and the other syncs a file in staging: "
-    "l/ is synced by a step of its own, which is behind both",
-    "create:MakeSymlink(link)>SyncFileSystem": "l/ is not synced then; no state of a disk lacked the link, "
-    "and the open after a cut makes one that is missing (`restore-link`)",
-    "create:SyncFileSystem>Publish(stage)": "the kernel was told to begin with each file when it was "
-    "written, and has them in every commit that has the rename; where it is told nothing, "
-    "`create-synced-first` is caught",
-    "create:SyncFile(link)>SyncFile(lower)": _TWO_SYNCS,
-    "create:SyncFile(lower)>SyncDirectory(stage)": _TWO_SYNCS,
-    "create:SyncDirectory(stage)>SyncDirectory(l)": _TWO_SYNCS,
-    "remove:RemoveSymlink(link)>RemoveFile(manifest)": "the layer is in the trash by then, and recovery "
-    "does both from there, however often; neither is synced",
-    "remove:RemoveFile(manifest)>SyncDirectory(home)": "the manifest is in another directory than the one "
-    "that is synced, and whether it is gone is not promised: without its row it is nothing",
-    "apply:SyncDirectory(layer)>MoveAside(stage)": "the content has its place before both; what lies in "
-    "staging or in the trash is what recovery reads the digest from, in either of them",
-}
-"""Swaps that nothing shows, and why nothing can."""
-
 SWAPS: Final = _found()
+
+ALIKE: Final = frozenset(SWAPS) - frozenset(CAUGHT)
+"""Swaps that nothing can show; `alike` proves that of each."""
+
+
+def orders(name: str) -> tuple[plan.Steps, plan.Steps]:
+    """The steps of a verb as they are written, and with one pair swapped."""
+    (planned,) = (one for one in PLANS if name.startswith(f"{one.verb}:"))
+    written = plan.forward(_O, planned.intent)
+    with SWAPS[name].patch():
+        swapped = plan.forward(_O, planned.intent)
+    return written, swapped
+
+
+OPERATION: Final = _O

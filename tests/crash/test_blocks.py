@@ -29,6 +29,7 @@ SHORT = {
     "create-while-others-sync": 20,
     "life": 70,
     "open-lost-intents": 40,
+    "meet-create": 40,
     "put-last-name": 30,
     "remove-child": 50,
     "remove-while-others-sync": 20,

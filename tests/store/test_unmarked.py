@@ -31,6 +31,8 @@ class Disk:
 
     under: Path
     home: Path
+    taken: dict[int, bytes] = attrs.field(factory=dict)
+    """Blocks that cannot be written, with what is on them for good: it is there when they can be."""
 
     def breaks_below(self, path: Path) -> None:
         """From now on the blocks of this file cannot be written: their image has no room for them."""
@@ -39,13 +41,22 @@ class Disk:
         assert found, shown
         for first, last in found:
             at, length = int(first) * BLOCK, (int(last) - int(first) + 1) * BLOCK
+            with (self.under / "image").open("rb") as image:
+                self.taken[at] = os.pread(image.fileno(), length, at)
             run("fallocate", "-p", "-o", str(at), "-l", str(length), self.under / "image")
         with contextlib.suppress(OSError), (self.under / "filler").open("wb", 0) as filler:
             while filler.write(bytes(1 << 16)):
                 pass
 
     def works_again(self) -> None:
+        """What was there before is there again, but where the kernel wrote since."""
         (self.under / "filler").unlink()
+        with (self.under / "image").open("r+b", 0) as image:
+            for start, content in self.taken.items():
+                for at in range(start, start + len(content), BLOCK):
+                    if os.lseek(image.fileno(), at, os.SEEK_HOLE) == at:
+                        os.pwrite(image.fileno(), content[at - start :][:BLOCK], at)
+        self.taken.clear()
 
 
 @pytest.fixture
