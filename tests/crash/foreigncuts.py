@@ -26,9 +26,10 @@ import attrs
 
 from layerstore.errors import LayerstoreError
 from tests.crash import logdisk, shim
+from tests.crash.bench import detach
 from tests.crash.blocks import Cut, Epoch, RecordedDisk, epochs_of, sample
 from tests.crash.disk import Disk
-from tests.crash.invariants import Violation
+from tests.crash.invariants import Violation, mounts_below
 
 PATIENCE: Final = 60
 LATE: Final = 8
@@ -110,11 +111,19 @@ def _cut(disk: Disk, trial: Trial, index: int, count: int, result: Any) -> bool:
     acknowledged = status == 0
     if acknowledged:
         disk.cut()
-    disk.unmount()
+    _power_off(disk)
     if acknowledged and index < count - LATE:
         result.fail(f"the power was not cut: {said}", fault)
         return False
     return _judged(disk, trial, result, fault, acknowledged=acknowledged)
+
+
+def _power_off(disk: Disk) -> None:
+    """Nothing of it is mounted any more, nor what a dead process had mounted on it."""
+    for point in reversed(mounts_below(disk.point)):
+        detach(point)
+    if os.path.ismount(disk.point):
+        disk.unmount()
 
 
 def _judged(disk: Disk, trial: Trial, result: Any, fault: str, *, acknowledged: bool) -> bool:
@@ -131,8 +140,7 @@ def _judged(disk: Disk, trial: Trial, result: Any, fault: str, *, acknowledged: 
             return False
         result.fail(said, fault)
     finally:
-        if os.path.ismount(disk.point):
-            disk.unmount()
+        _power_off(disk)
     return len(result.failures) < 3
 
 
@@ -184,7 +192,6 @@ def _disk(kind_of: type[D], file_system: str) -> Iterator[D]:
         disk.make()
         yield disk
     finally:
-        if os.path.ismount(disk.point):
-            disk.unmount()
+        _power_off(disk)
         disk.abandon()
         shutil.rmtree(place)
