@@ -341,7 +341,7 @@ class Quarantine:
             self._run(steps, "settle:orphan-stays")
         elif not os.path.lexists(tree):
             left = _led_to(self._found.home, note)
-            self._run(plan.links_away(ways, left), "settle:orphan-away")
+            self._run(plan.links_follow(ways, left), "settle:orphan-away")
 
     # --- hands ------------------------------------------------------------------------------------
 

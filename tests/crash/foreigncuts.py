@@ -120,10 +120,11 @@ def _cut(disk: Disk, trial: Trial, index: int, count: int, result: Any) -> bool:
 
 def _power_off(disk: Disk) -> None:
     """Nothing of it is mounted any more, nor what a dead process had mounted on it."""
-    for point in reversed(mounts_below(disk.point)):
-        detach(point)
-    if os.path.ismount(disk.point):
-        disk.unmount()
+    for point in reversed(mounts_below(disk.point.parent)):
+        if point == os.fspath(disk.point):  # asking a dead XFS itself fails
+            disk.unmount()
+        else:
+            detach(point)
 
 
 def _judged(disk: Disk, trial: Trial, result: Any, fault: str, *, acknowledged: bool) -> bool:
