@@ -220,11 +220,12 @@ def test_the_way_out_of_a_graph_root(bare: Path, podman: Podman) -> None:
     (bare / "Dockerfile").write_text("FROM bb\nCOPY given /given\n")
     podman("build", "--network", "none", "--pull=never", "-t", "built", str(bare))
     podman("save", "-o", str(bare / "built.tar"), "built")
-    theirs = snapshot(Path(podman("image", "mount", "built")))
+    # A directory that the archive has no entry of gets its time when it is made.
+    theirs = snapshot(Path(podman("image", "mount", "built")), times=False)
     podman("image", "umount", "built")
     home = bare / "store"
     assert 0 == run(["--home", str(home), "init"]).code
     done = run(["--home", str(home), "import", str(bare / "built.tar")])
     assert 0 == done.code, done.err
     with Store.open(home) as store, store.mounted(done.out.strip()) as path:
-        assert_same(theirs, snapshot(path), times=False)  # a directory above a file has no entry
+        assert_same(theirs, snapshot(path, times=False))
