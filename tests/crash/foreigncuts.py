@@ -134,12 +134,11 @@ def _judged(disk: Disk, trial: Trial, result: Any, fault: str, *, acknowledged: 
     try:
         disk.mount()
         trial.judge(acknowledged)
-    except (Violation, LayerstoreError, OSError, AssertionError):
-        said = traceback.format_exc(limit=4)
-        if result.mutant:
-            result.caught = f"{fault}: {said}"
+    except (Violation, LayerstoreError, OSError, AssertionError) as error:
+        if result.mutant and isinstance(error, Violation | AssertionError):
+            result.caught = f"{fault}: {error}"
             return False
-        result.fail(said, fault)
+        result.fail(traceback.format_exc(limit=4), fault)
     finally:
         _power_off(disk)
     return len(result.failures) < 3
