@@ -189,7 +189,8 @@ def _refuse_to_take(home: Path, found: Found) -> None:
     if home != Path(found.home):
         raise Refused(
             f"{found.home} can be adopted, and not taken over: its index is not in it.",
-            hint="A store has its layers and its journal in one directory. Only Docker's trees can be.",
+            hint="A store has its journal among its layers, and podman removes there what it does not know. "
+            "'podman save' and 'layerstore import' make layers in a store of an image.",
         )
     opening.check_rights("A store", home)
 

@@ -118,32 +118,45 @@ def plan(
     )
 
 
-def why_kept(
-    found: Found,
-    layer: str,
-    *,
-    before: frozenset[str],
-    run_root: str | None = None,
-    trust_records: bool = False,
-) -> str:
-    """Why a layer is not to be removed as an orphan, by one more look; empty where it may be.
+class Again:
+    """One more look, at what was called an orphan: whether it is one still. Nothing is weighed."""
 
-    `before`: the orphans of a plan. Nothing is weighed, so that it can be asked for each of them.
-    """
-    user = living.daemon(found)
-    if user:
-        return user
-    view, manifest, findings = _look(found, run_root, None)
-    judge = _Judge(view, manifest, inuse.below(found.home), live=False, spared=before)
-    first = None if trust_records else _lost(view, findings, judge)
-    judged = {one.layer: one for one in judge.all(lost_metadata=first is not None)}
-    if layer not in judged:
-        return "it is gone"
-    one = judged[layer]
-    if one.verdict is not Verdict.ORPHANED:
-        return f"{one.verdict}: {one.why}"
-    above = next((x for x in judge.unheld() if x != layer and layer in judge.below(x)), None)
-    return "" if above is None else f"{above} stands on it, and is not removed"
+    def __init__(
+        self,
+        found: Found,
+        *,
+        before: frozenset[str],
+        run_root: str | None = None,
+        trust_records: bool = False,
+    ) -> None:
+        """`before`: the orphans of a plan. Raises what `plan` raises."""
+        self._user = living.daemon(found)
+        view, manifest, findings = _look(found, run_root, None)
+        judge = _Judge(view, manifest, inuse.below(found.home), live=False, spared=before)
+        first = None if trust_records else _lost(view, findings, judge)
+        self._judged = {one.layer: one for one in judge.all(lost_metadata=first is not None)}
+        self._below = {layer: judge.below(layer) & before for layer in judge.unheld()}
+        self._above: dict[str, dict[str, None]] = {}
+        for layer, others in self._below.items():
+            for below in others - {layer}:
+                self._above.setdefault(below, {})[layer] = None
+
+    def why_kept(self, layer: str) -> str:
+        """Why it is not to be removed as an orphan; empty where it may be."""
+        if self._user:
+            return self._user
+        if layer not in self._judged:
+            return "it is gone"
+        one = self._judged[layer]
+        if one.verdict is not Verdict.ORPHANED:
+            return f"{one.verdict}: {one.why}"
+        above = next(iter(self._above.get(layer, ())), None)
+        return "" if above is None else f"{above} stands on it, and is not removed"
+
+    def went(self, layer: str) -> None:
+        """It was removed since: it does not stand on anything any more."""
+        for below in self._below.get(layer, ()):
+            self._above.get(below, {}).pop(layer, None)
 
 
 def _lost(view: View, findings: list[m.Finding], judge: _Judge) -> m.Finding | None:

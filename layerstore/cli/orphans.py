@@ -153,18 +153,22 @@ def _aside(
 def _from_store(app: App, tree: Found, chosen: Chosen, again: Asking) -> Iterator[Done]:
     """By the store's own verb: journaled, refused for what is held, and without a way back."""
     from layerstore.orphans.acting import Done
+    from layerstore.orphans.asking import batches
 
     app.home = tree.home
     app.forget_settings()
     with app.store() as store:
-        for one in chosen.layers:
-            why = again.why_not(one.layer)
-            try:
-                if not why:
-                    store.remove(one.layer)
-            except (LayerstoreError, OSError) as error:
-                why = str(error)
-            yield Done(one.layer, "left" if why else "emptied", why, one.bytes)
+        for batch in batches(chosen.layers):
+            look = again.look()
+            for one in batch:
+                why = look.why_kept(one.layer)
+                try:
+                    if not why:
+                        store.remove(one.layer)
+                        look.went(one.layer)
+                except (LayerstoreError, OSError) as error:
+                    why = str(error)
+                yield Done(one.layer, "left" if why else "emptied", why, one.bytes)
 
 
 def _restore(app: App, path: str, wanted: dict[str, Any]) -> int:

@@ -16,14 +16,16 @@ from layerstore.legacy.manifest import Manifest
 def read(found: Found, *, run_root: str | None = None) -> Manifest:
     """The manifest of a tree of Docker's or containers/storage's.
 
-    `run_root`: where containers/storage keeps what a reboot forgets. Refused for every other kind.
+    `run_root`: where containers/storage keeps what a reboot forgets. Refused for every other kind,
+    and where layers stand on some of an additional image store.
     """
-    from layerstore.legacy import containers_storage, detecting, docker
+    from layerstore.legacy import additional, containers_storage, detecting, docker
 
     detecting.require_readable(found)
     if found.kind == detecting.DOCKER:
         return docker.read(found.root, found.driver, home=found.home)
-    return containers_storage.read(found.root, driver=found.driver, run_root=run_root)
+    manifest = containers_storage.read(found.root, driver=found.driver, run_root=run_root)
+    return additional.checked(manifest)
 
 
 def read_beside(home: str) -> Manifest | None:

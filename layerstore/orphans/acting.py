@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from datetime import UTC, datetime
 from typing import Final
 
@@ -21,10 +21,11 @@ from layerstore.fs.durable import SyncFailed
 from layerstore.fs.perform import Performer
 from layerstore.legacy.detecting import Found
 from layerstore.orphans import notes, place, plan
-from layerstore.orphans.asking import Asking, Chosen, held
+from layerstore.orphans.asking import Asking, Chosen, batches, held
 from layerstore.orphans.notes import Note
 from layerstore.orphans.place import Place
 from layerstore.orphans.plan import Ways
+from layerstore.verdicts import Judged
 
 _WAIT: Final = 10.0
 """Seconds to wait for another process that acts on the same quarantine."""
@@ -142,55 +143,82 @@ class Quarantine:
 
     def remove(self, chosen: Chosen, asking: Asking, told: Told) -> None:
         """Set orphans aside, each if it is one still. What fails is left, and the rest goes on."""
-        for one in chosen.layers:
-            note = Note(
-                operation=os.urandom(16).hex(),
-                layer=one.layer,
-                home=self._found.home,
-                at=datetime.now(UTC).replace(microsecond=0),
-                why=one.why,
-                kind=self._found.kind,
-                driver=self._found.driver,
-                bytes=one.bytes,
-                parent=one.parent,
-                links=self._links(one.layer),
-            )
+        for batch in batches(chosen.layers):
             try:
                 with held(self._found):
-                    why = self._set_aside(note, asking)
-            except SyncFailed:
-                raise  # nobody knows what is on the disk: whoever comes next looks
-            except (LayerstoreError, OSError) as error:
-                why = str(error)
-            if why:
-                told(Done(one.layer, "left", why))
-            else:
-                told(Done(one.layer, "removed", bytes=one.bytes, operation=note.operation))
+                    self._set_aside(batch, asking, told)
+            except Busy as error:
+                for one in batch:
+                    told(Done(one.layer, "left", str(error)))
 
-    def _links(self, layer: str) -> tuple[str, ...]:
-        """Its names in `l/`, also those that its `link` file does not have."""
-        directory, wanted = f"{self._found.home}/{layout.LINKS}", layout.link_target(layer)
-        return tuple(
-            name for name in _names(directory)
-            if files.read_symlink(f"{directory}/{name}") == wanted
-        )  # fmt: skip
-
-    def _set_aside(self, note: Note, asking: Asking) -> str:
-        """The reason why it stays; empty where it went."""
-        ways = self._ways(note)
+    def _set_aside(self, chosen: tuple[Judged, ...], asking: Asking, told: Told) -> None:
+        """Write the notes of all, ask about all, and then rename each."""
+        links = self._links()
+        open_notes = {}
         try:
-            self._run(plan.prepare(ways, notes.dump(note)), "orphan-prepare")
-            why = asking.why_not(note.layer)
-            if why:
-                self._run(plan.dispose(ways), "orphan-stays")
-            else:
-                self._run(plan.away(ways), "orphan-away")
+            for one in chosen:
+                note = self._noted(one, links.get(one.layer, ()))
+                open_notes[note.operation] = note
+                steps = plan.prepare(self._ways(note), notes.dump(note))
+                why = self._tried(note, steps, "orphan-prepare")
+                if why:
+                    del open_notes[note.operation]
+                    told(Done(one.layer, "left", why))
+            why_kept, went = _asked(asking)
+            for note in tuple(open_notes.values()):
+                why = why_kept(note.layer)
+                if why:
+                    self._run(plan.dispose(self._ways(note)), "orphan-stays")
+                else:
+                    why = self._tried(note, plan.away(self._ways(note)), "orphan-away")
+                del open_notes[note.operation]
+                if why:
+                    told(Done(note.layer, "left", why))
+                    continue
+                went(note.layer)
+                told(Done(note.layer, "removed", bytes=note.bytes, operation=note.operation))
+        except SyncFailed:
+            raise  # nobody knows what is on the disk: whoever comes next looks
+        except BaseException:
+            for operation in open_notes:
+                self._settle(operation)
+            raise
+
+    def _tried(self, note: Note, steps: plan.Steps, name: str) -> str:
+        """Why it could not be done, in words; what is half done then is settled."""
+        try:
+            self._run(steps, name)
         except SyncFailed:
             raise
-        except BaseException:
+        except (LayerstoreError, OSError) as error:
             self._settle(note.operation)
-            raise
-        return why
+            return str(error)
+        return ""
+
+    def _noted(self, one: Judged, links: Iterable[str]) -> Note:
+        return Note(
+            operation=os.urandom(16).hex(),
+            layer=one.layer,
+            home=self._found.home,
+            at=datetime.now(UTC).replace(microsecond=0),
+            why=one.why,
+            kind=self._found.kind,
+            driver=self._found.driver,
+            bytes=one.bytes,
+            parent=one.parent,
+            links=tuple(links),
+        )
+
+    def _links(self) -> dict[str, list[str]]:
+        """By layers, their names in `l/`, also those that their `link` files do not have."""
+        directory = f"{self._found.home}/{layout.LINKS}"
+        found: dict[str, list[str]] = {}
+        for name in _names(directory):
+            target = files.read_symlink(f"{directory}/{name}")
+            layer = target[3 : -len("/diff")]
+            if layer and target == layout.link_target(layer):
+                found.setdefault(layer, []).append(name)
+        return found
 
     # --- putting back -----------------------------------------------------------------------------
 
@@ -198,9 +226,11 @@ class Quarantine:
         """Put layers back, as they were. Raises Refused for what is not there, or has no place."""
         entries = self.entries()
         chosen = {entry.note.operation: entry for entry in (_named(entries, w) for w in wanted)}
-        for entry in sorted(chosen.values(), key=lambda entry: _depth(entry, entries)):
+        there = {entry.note.layer for entry in entries}
+        depths = _depths(entries)
+        for entry in sorted(chosen.values(), key=lambda entry: depths[entry.note.layer]):
             note = entry.note
-            self._check_place_of(note)
+            self._check_place_of(note, there)
             with held(self._found):
                 try:
                     kept = self._kept_links(note)
@@ -216,7 +246,8 @@ class Quarantine:
         directory = f"{self._place.path}/{note.operation}/{plan.LINKS}"
         return tuple(name for name in _names(directory) if name in note.links)
 
-    def _check_place_of(self, note: Note) -> None:
+    def _check_place_of(self, note: Note, there: Set[str]) -> None:
+        """`there`: what was in the quarantine."""
         home = self._found.home
         taken = [f"{home}/{note.layer}"]
         taken += [f"{home}/{layout.short_link(link)}" for link in self._kept_links(note)]
@@ -226,8 +257,7 @@ class Quarantine:
                     f"{note.layer} is not put back: {path} is there.",
                     hint="Whatever made that is not touched.",
                 )
-        below = [e.note.layer for e in self.entries() if e.note.layer == note.parent]
-        if below and not os.path.lexists(f"{home}/{note.parent}"):
+        if note.parent in there and not os.path.lexists(f"{home}/{note.parent}"):
             raise Refused(
                 f"{note.layer} is not put back: its parent {note.parent} is set aside, too.",
                 hint=f"--restore {note.parent} as well.",
@@ -237,15 +267,19 @@ class Quarantine:
 
     def empty(self, before: datetime, told: Told, *, run_root: str | None = None) -> None:
         """Remove for good what was set aside before a moment, unless something asks for it by now."""
-        entries = {e.note.operation: e for e in self.entries()}
-        due = [e for e in entries.values() if e.note.at <= before]
+        entries = self.entries()
+        due = [e for e in entries if e.note.at <= before]
         if not due:
             return
         wanted = self._asked_for(run_root)
         used = inuse.below(self._place.path)
-        for entry in sorted(due, key=lambda e: -_depth(e, entries.values())):
+        depths = _depths(entries)
+        standing: dict[str | None, list[str]] = {}
+        for entry in entries:
+            standing.setdefault(entry.note.parent, []).append(entry.note.layer)
+        for entry in sorted(due, key=lambda e: -depths[e.note.layer]):
             note = entry.note
-            above = [e.note.layer for e in entries.values() if e.note.parent == note.layer]
+            above = standing.get(note.layer, ())
             if note.layer in wanted or wanted.intersection(note.links):
                 why = "a record or a layer names it by now: --restore puts it back"
             elif above:
@@ -257,7 +291,7 @@ class Quarantine:
             if why:
                 told(Done(note.layer, "left", why))
                 continue
-            del entries[note.operation]
+            standing[note.parent].remove(note.layer)
             told(Done(note.layer, "emptied", bytes=note.bytes, operation=note.operation))
 
     def _dispose(self, note: Note) -> str:
@@ -307,7 +341,7 @@ class Quarantine:
             self._run(steps, "settle:orphan-stays")
         elif not os.path.lexists(tree):
             left = _led_to(self._found.home, note)
-            self._run(plan.links_away(ways, left), "settle:orphan-away")
+            self._run(plan.links_follow(ways, left), "settle:orphan-away")
 
     # --- hands ------------------------------------------------------------------------------------
 
@@ -319,6 +353,16 @@ class Quarantine:
         self._performer.run(steps, name=name, first=True)
 
 
+def _asked(asking: Asking) -> tuple[Callable[[str], str], Callable[[str], None]]:
+    """Why a layer is kept, by one look, and how to tell it that one went; where it fails, all are."""
+    try:
+        look = asking.look()
+    except (LayerstoreError, OSError) as error:
+        said = str(error)
+        return lambda _: said, lambda _: None
+    return look.why_kept, look.went
+
+
 def _named(entries: tuple[Entry, ...], word: str) -> Entry:
     exact = [e for e in entries if word in (e.note.layer, e.note.operation)]
     found = exact or [e for e in entries if word and e.note.layer.startswith(word)]
@@ -328,10 +372,13 @@ def _named(entries: tuple[Entry, ...], word: str) -> Entry:
     return found[0]
 
 
-def _depth(entry: Entry, entries: Iterable[Entry]) -> int:
-    """How many of the others it stands on."""
+def _depths(entries: Iterable[Entry]) -> dict[str, int]:
+    """By layers, how many of the others each stands on."""
     parents = {e.note.layer: e.note.parent for e in entries}
-    at, depth = entry.note.parent, 0
-    while at in parents and depth <= len(parents):
-        at, depth = parents[at], depth + 1
-    return depth
+    found = {}
+    for layer, parent in parents.items():
+        at, depth = parent, 0
+        while at in parents and depth <= len(parents):
+            at, depth = parents[at], depth + 1
+        found[layer] = depth
+    return found

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 from collections.abc import Iterator
+from typing import Final
 
 import attrs
 
@@ -19,6 +20,9 @@ from layerstore.errors import Busy, Refused
 from layerstore.fs import files
 from layerstore.legacy.detecting import CONTAINERS_STORAGE, Found
 from layerstore.verdicts import Judged, Plan, Verdict
+
+TOGETHER: Final = 256
+"""Orphans that one look is good for: a look takes as long as the tree is large, and they go in a second."""
 
 
 @attrs.frozen
@@ -92,15 +96,20 @@ class Asking:
     run_root: str | None = None
     trust_records: bool = False
 
-    def why_not(self, layer: str) -> str:
-        """Why it is no orphan any more; empty where it is one."""
-        return verdicts.why_kept(
+    def look(self) -> verdicts.Again:
+        """One more look, at all of them."""
+        return verdicts.Again(
             self.found,
-            layer,
+            before=self.before,
             run_root=self.run_root,
             trust_records=self.trust_records,
-            before=self.before,
         )
+
+
+def batches(layers: tuple[Judged, ...]) -> Iterator[tuple[Judged, ...]]:
+    """So many at a time as one look is good for."""
+    for start in range(0, len(layers), TOGETHER):
+        yield layers[start : start + TOGETHER]
 
 
 @contextlib.contextmanager

@@ -112,6 +112,16 @@ def links_away(ways: Ways, links: tuple[str, ...]) -> Steps:
     )
 
 
+def links_follow(ways: Ways, links: tuple[str, ...]) -> Steps:
+    """The same after a power cut: where one came back under both names, as on btrfs, the tree's goes."""
+    if not links:
+        return ()
+    *moved, kept, left = links_away(ways, links)
+    target = layout.link_target(ways.layer)
+    again = (s.RemoveSymlink(f"{ways.l_directory}/{x}", target) for x in links)
+    return (*moved, kept, *again, left)
+
+
 def links_back(ways: Ways, links: tuple[str, ...]) -> Steps:
     """The links into the tree."""
     if not links:

@@ -1,5 +1,5 @@
 """Owns the kills of an adopt, an adopt again, a release and a take-over, each at every mutating call, or
-at --limit of them in each way.
+at --limit of them in each way; and how they are judged where a disk lost its power.
 
 Whatever instruction a kill meets: not a byte of the tree is another one, nothing opens the index to
 write, who asks it is told the old state or the new one, the same command does the rest, and a release
@@ -41,6 +41,8 @@ from layerstore.testing import (
     snapshot,
 )
 from tests.crash import shim
+from tests.crash.disk import Disk
+from tests.crash.foreigncuts import Trial
 from tests.crash.harness import ENOUGH, Result
 from tests.crash.invariants import Violation, require
 
@@ -65,21 +67,17 @@ _ROWS: Final = "SELECT id, link, parent, lower, depth, labels, damage FROM layer
 class _Case:
     """One command on one kind of tree, whose state before it is copied for each round."""
 
-    place: Path
     built: Built
     home: Path
     verb: str
-    template: Path
+    renew: Callable[[], None]
+    """Bring the state before the command back."""
     origin: Snapshot
     """The root before anything was adopted, as the program left it."""
     before: Rows
     after: Rows
     findings: frozenset[tuple[str, str | None]] = frozenset()
     """What an audit says after the command: of records that the change of the tree did not touch."""
-
-    def renew(self) -> None:
-        shutil.rmtree(self.place)
-        subprocess.run(["cp", "-a", self.template, self.place], check=True)
 
     def is_taken(self) -> bool:
         """Whether it is a store of its own."""
@@ -98,9 +96,8 @@ class _Case:
 
 def sweep(options: argparse.Namespace, result: Result) -> None:
     """Die at every mutating call of a command; `scenario` is KIND-VERB, as `docker-again`."""
-    kind, _, verb = options.scenario.partition("-")
     chance = random.Random(options.seed)
-    with _case(kind, verb) as case:
+    with _in_memory(options.scenario) as case:
         case.renew()
         _, counted = _in_child(case.act, -1, "before")
         for mode in MODES:
@@ -123,7 +120,7 @@ def sweep(options: argparse.Namespace, result: Result) -> None:
                     result.pairs += int(again)
                     result.kills += int(again)
                 try:
-                    _check(case)
+                    _check(case, acknowledged=False)
                 except (Violation, LayerstoreError, OSError, AssertionError):
                     result.fail(traceback.format_exc(limit=4), f"call:{index}:{mode}")
                     if len(result.failures) >= ENOUGH:
@@ -170,8 +167,10 @@ def _in_child(work: Callable[[], None], index: int, mode: str) -> tuple[bool, li
 # --- what has to hold -----------------------------------------------------------------------------
 
 
-def _check(case: _Case) -> None:
+def _check(case: _Case, *, acknowledged: bool) -> None:
     _check_tree(case)
+    if acknowledged:
+        _check_acknowledged(case)
     taken = case.is_taken()
     if not taken:
         _check_refused(case)
@@ -191,6 +190,15 @@ def _check(case: _Case) -> None:
         releasing.release(case.home)
     _same(case, snapshot(case.built.root, top=True))
     require(not (case.home / layout.OWN).exists(), "something of the index is left")
+
+
+def _check_acknowledged(case: _Case) -> None:
+    """What the command said that it had done stands."""
+    if case.verb == "release":
+        require(not (case.home / layout.OWN).exists(), "what was released is there again")
+        return
+    require(case.verb != "take-over" or case.is_taken(), "it is no store of its own any more")
+    require(_rows(case.home) == case.after, "the index is not what it was said to be")
 
 
 def _check_tree(case: _Case) -> None:
@@ -255,29 +263,63 @@ def _rows(home: Path) -> Rows:
 
 
 @contextlib.contextmanager
-def _case(kind: str, verb: str) -> Iterator[_Case]:
+def _in_memory(scenario: str) -> Iterator[_Case]:
     top = Path(tempfile.mkdtemp(prefix="layerstore-", dir="/dev/shm"))
+    place, template = top / "place", top / "template"
+
+    def keep() -> None:
+        subprocess.run(["cp", "-a", place, template], check=True)
+
+    def renew() -> None:
+        shutil.rmtree(place)
+        subprocess.run(["cp", "-a", template, place], check=True)
+
     try:
-        place = top / "place"
-        place.mkdir()
-        built = _build(kind, place)
-        home = adopting.home_of(detecting.detect(str(built.root)))
-        before: Rows = []
-        if verb != "first":
-            adopting.adopt(str(built.root))
-            before = _rows(home)
-        if verb == "again":
-            _change(built)
-        inside = f"{built.home.relative_to(built.root)}/{layout.OWN}"
-        origin = snapshot(built.root, top=True, leave_out={inside})
-        subprocess.run(["cp", "-a", place, top / "template"], check=True)
-        case = _Case(place, built, home, verb, top / "template", origin, before, before)
-        if verb != "release":
-            case.act()
-            case.after, case.findings = _rows(home), _findings(home)
-        yield case
+        yield _prepared(scenario, place, keep, renew)
     finally:
         shutil.rmtree(top)
+
+
+def on_disk(disk: Disk, scenario: str) -> Trial:
+    """A command on a disk that is new, and is not mounted afterwards."""
+
+    def renew() -> None:
+        if os.path.ismount(disk.point):
+            disk.unmount()
+        disk.renew()
+
+    def judge(acknowledged: bool) -> None:
+        _check(case, acknowledged=acknowledged)
+
+    case = _prepared(scenario, disk.point / "place", disk.keep_all, renew)
+    if os.path.ismount(disk.point):
+        disk.unmount()
+    return Trial(case.act, judge)
+
+
+def _prepared(
+    scenario: str, place: Path, keep: Callable[[], None], renew: Callable[[], None]
+) -> _Case:
+    """The state before a command, which is kept, and what the command makes of it."""
+    kind, _, verb = scenario.partition("-")
+    place.mkdir()
+    built = _build(kind, place)
+    home = adopting.home_of(detecting.detect(str(built.root)))
+    before: Rows = []
+    if verb != "first":
+        adopting.adopt(str(built.root))
+        before = _rows(home)
+    if verb == "again":
+        _change(built)
+    inside = f"{built.home.relative_to(built.root)}/{layout.OWN}"
+    origin = snapshot(built.root, top=True, leave_out={inside})
+    keep()
+    case = _Case(built, home, verb, renew, origin, before, before)
+    if verb != "release":
+        case.renew()
+        case.act()
+        case.after, case.findings = _rows(home), _findings(home)
+    return case
 
 
 def _build(kind: str, place: Path) -> Built:

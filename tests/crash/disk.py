@@ -66,6 +66,11 @@ class Disk:
         self.unmount()
         self.remember()
 
+    def keep_all(self) -> None:
+        """The same with all that was written to it, as if that had happened long ago."""
+        os.sync()
+        self.keep()
+
     def remember(self) -> None:
         """The same for one that is not mounted."""
         self._kept.clear()

@@ -18,8 +18,9 @@
     living      many processes on one home, of which some are killed (--limit SECONDS)
     traffic     so many gets and puts (--limit PAIRS), and how large the journal's files become
     together    SIGKILL at the trace points of threads whose writes share a transaction
-    orphans     kills in the removal of orphans of a foreign tree (TREE:VERB), and orphans-cut its power
-                cuts (TREE:VERB:FILE_SYSTEM)
+    orphans     kills in the removal of orphans of a foreign tree (TREE:VERB)
+    orphans-cut, orphans-blocks, adoptions-cut, adoptions-blocks
+                power cuts and states of the disk in these two (as they have it, and :FILE_SYSTEM)
     soak        a mixed load, and whether anything grows under it (--limit SECONDS)
 
 Each runs as a process of its own, the fork server, and prints one line of JSON about itself. A
@@ -577,9 +578,25 @@ def orphans(options: argparse.Namespace, result: Result) -> None:
 
 def orphans_cut(options: argparse.Namespace, result: Result) -> None:
     """The same on a disk whose power is cut."""
-    from tests.crash.orphans import cuts
+    from tests.crash import foreigncuts, orphans
 
-    cuts(options, result)
+    _patched_orphans(options)
+    foreigncuts.cuts(orphans.on_disk, options, result)
+
+
+def orphans_blocks(options: argparse.Namespace, result: Result) -> None:
+    """The same on a disk that is made anew as it may have been."""
+    from tests.crash import foreigncuts, orphans
+
+    _patched_orphans(options)
+    foreigncuts.blocks(orphans.on_disk, options, result)
+
+
+def _patched_orphans(options: argparse.Namespace) -> None:
+    from tests.crash.orphans import MUTANTS
+
+    if options.mutant:
+        MUTANTS[options.mutant].patched()
 
 
 def count(options: argparse.Namespace, result: Result) -> None:
@@ -600,8 +617,24 @@ def adoptions(options: argparse.Namespace, result: Result) -> None:
     sweep(options, result)
 
 
+def adoptions_cut(options: argparse.Namespace, result: Result) -> None:
+    """The same on a disk whose power is cut; the scenario is KIND-VERB:FILE_SYSTEM."""
+    from tests.crash import adoptions, foreigncuts
+
+    foreigncuts.cuts(adoptions.on_disk, options, result)
+
+
+def adoptions_blocks(options: argparse.Namespace, result: Result) -> None:
+    """The same on a disk that is made anew as it may have been."""
+    from tests.crash import adoptions, foreigncuts
+
+    foreigncuts.blocks(adoptions.on_disk, options, result)
+
+
 CAMPAIGNS = {
     "adoptions": adoptions,
+    "adoptions-cut": adoptions_cut,
+    "adoptions-blocks": adoptions_blocks,
     "enumerate": enumerate_points,
     "kills": kills,
     "double": double,
@@ -620,6 +653,7 @@ CAMPAIGNS = {
     "traffic": traffic,
     "orphans": orphans,
     "orphans-cut": orphans_cut,
+    "orphans-blocks": orphans_blocks,
     "count": count,
 }
 

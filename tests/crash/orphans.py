@@ -1,7 +1,6 @@
-"""Owns kills and power cuts in the removal of orphans: at every call, and on disks whose power goes.
+"""Owns kills in the removal of orphans, at every call, and how it is judged where a disk lost its power.
 
     python -m tests.crash.harness orphans TREE:VERB [options]
-    python -m tests.crash.harness orphans-cut TREE:VERB:FILE_SYSTEM [options]
 
 TREE is `docker` or `podman`, VERB `remove`, `restore` or `empty`. Whatever the process was at when it
 died, each orphan lies whole in its tree with all that leads to it, or whole in the quarantine with its
@@ -12,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import random
 import shutil
 import signal
 import tempfile
@@ -33,13 +31,13 @@ from layerstore.testing.compare import Snapshot, difference, snapshot
 from layerstore.verdicts import Verdict, plan
 from tests.crash import shim
 from tests.crash.disk import Disk
+from tests.crash.foreigncuts import Trial, run
 from tests.legacy.trees import docker_tree, hexed, link_of, podman_tree, put_layer
 
 TOP, UNDER = hexed("goes first"), hexed("goes second")
 """Other names than any test mounts: a mount of another tree's layer of that name would keep it."""
 VERBS: Final = ("remove", "restore", "empty")
 TREES: Final = ("docker", "podman")
-PATIENCE: Final = 60
 
 
 @attrs.define
@@ -258,36 +256,6 @@ MUTANTS: Final = {
 # --- rounds ---------------------------------------------------------------------------------------
 
 
-def run(
-    work: Callable[[], object], number: int, mode: str, disk: int | None = None
-) -> tuple[int, list[str]]:
-    """Do work in a child that dies at a call; its wait status, and the calls that it counted."""
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            os.close(reading)
-            signal.alarm(PATIENCE)
-            shim.ignore(writing)
-            if disk is not None:
-                shim.on_disk(disk)
-            shim.arm(number, mode)
-            work()
-            names = shim.disarm()
-            os.write(writing, "\n".join(names).encode())
-            status = 0
-        except BaseException as error:  # noqa: BLE001 - the parent is told, and this process ends
-            shim.disarm()
-            os.write(writing, f"failed: {error!r}".encode())
-        finally:
-            os._exit(status)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as said:
-        text = said.read().decode()
-    return os.waitpid(pid, 0)[1], text.splitlines()
-
-
 @contextmanager
 def _directory() -> Iterator[Path]:
     made = Path(tempfile.mkdtemp(prefix="layerstore-orphans-", dir="/dev/shm"))
@@ -364,68 +332,14 @@ def _said(
     return len(result.failures) < 3
 
 
-def cuts(options: argparse.Namespace, result: Any) -> None:
-    """The power goes in front of every call, or of --limit of them, and behind the last one."""
-    kind, verb, file_system = options.scenario.split(":")
-    if options.mutant:
-        MUTANTS[options.mutant].patched()
-    with _directory() as directory:
-        disk = Disk(directory / "disk", file_system)
-        disk.make()
-        subject = Subject(disk.point / "at", kind)
-        subject.root.mkdir()
-        before = _prepared(subject, verb)
-        os.sync()
-        disk.keep()
-        disk.renew()
-        status, names = run(lambda: subject.do(verb), -1, "count")
-        assert 0 == status, names
-        disk.unmount()
-        points = list(range(len(names) + 1))
-        result.possible = len(points)
-        if options.limit and options.limit < len(points):
-            chance = random.Random(f"{options.seed} {options.scenario}")
-            points = sorted([*chance.sample(range(len(names)), options.limit - 1), len(names)])
-        try:
-            # Behind the last call everything was acknowledged: that catches a mutant first.
-            for index in points if not result.mutant else reversed(points):
-                if not _cut(disk, subject, verb, before, index, len(names), options, result):
-                    break
-        finally:
-            if os.path.ismount(disk.point):
-                disk.unmount()
-            disk.image.unlink()
-
-
-def _cut(
-    disk: Disk,
-    subject: Subject,
-    verb: str,
-    before: Snapshot,
-    index: int,
-    count: int,
-    options: argparse.Namespace,
-    result: Any,
-) -> bool:
-    fault = f"call:{index}:cut"
-    if options.only not in ("", fault):
-        return True
-    disk.renew()
-    descriptor = disk.open()
-    try:
-        status, said = run(lambda: subject.do(verb), index, "cut", descriptor)
-    finally:
-        os.close(descriptor)
-    acknowledged = status == 0
-    if acknowledged:
-        disk.cut()
-    disk.unmount()
-    disk.mount()
-    if acknowledged and index < count - 8:
-        result.fail(f"the power was not cut: {said}", fault)
-        return False
-    result.points += 1
-    result.kills += 1
-    goes_on = _said(subject, verb, before, result, fault, acknowledged=acknowledged)
-    disk.unmount()
-    return goes_on
+def on_disk(disk: Disk, scenario: str) -> Trial:
+    """TREE:VERB on a disk that is new, and is not mounted afterwards."""
+    kind, verb = scenario.split(":")
+    subject = Subject(disk.point / "at", kind)
+    subject.root.mkdir()
+    before = _prepared(subject, verb)
+    disk.keep_all()
+    return Trial(
+        lambda: subject.do(verb),
+        lambda acknowledged: judge(subject, verb, before, acknowledged=acknowledged),
+    )

@@ -36,6 +36,16 @@ def test_a_power_cut_leaves_each_orphan_whole(
     assert result["points"] >= (result["possible"] if LONG else CUTS)
 
 
+@pytest.mark.parametrize(
+    "scenario", ["podman:remove:ext4", "docker:restore:btrfs", "docker:empty:ext4"]
+)
+def test_no_state_of_the_disk_breaks_an_orphan(campaigns: Campaigns, scenario: str) -> None:
+    """The same of whatever a disk kept of its last writes."""
+    limit = "0" if LONG else str(CUTS)
+    result = campaigns.run("orphans-blocks", scenario, "--limit", limit)
+    assert result["points"] >= CUTS
+
+
 @pytest.mark.parametrize("name", sorted(MUTANTS))
 def test_a_changed_order_is_caught(campaigns: Campaigns, name: str) -> None:
     """Kills and cuts are not blind: an order of steps that loses something is found to do so."""

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from layerstore.audit import audit
 from layerstore.cli import exits
 from layerstore.errors import AdoptedTree, DiskFull, LayerstoreError, NoStore, Refused
 from layerstore.fs import layout
-from layerstore.legacy import living
+from layerstore.legacy import detecting, living
 from layerstore.testing import (
     Built,
     Container,
@@ -33,6 +33,7 @@ from layerstore.testing import (
     points,
     snapshot,
 )
+from layerstore.verdicts import Verdict, plan
 from tests.cli.running import Done, forked, run
 
 LAYERS = [
@@ -44,18 +45,25 @@ IMAGES = [Image("app:1", "app"), Image("side:1", "side")]
 CONTAINERS = [Container("web", "app:1", {"tmp/x": "1"})]
 
 
-def a_docker(place: Path, version: str = "20.10") -> Built:
+def a_docker(place: Path, version: str = "20.10", more: Sequence[Layer] = ()) -> Built:
     """A data root with two images that share a layer, and a container."""
     return docker_tree(
-        place / "docker", layers=LAYERS, images=IMAGES, containers=CONTAINERS, version=version
+        place / "docker",
+        layers=[*LAYERS, *more],
+        images=IMAGES,
+        containers=CONTAINERS,
+        version=version,
     )
 
 
-def a_podman(place: Path) -> Built:
+def a_podman(place: Path, more: Sequence[Layer] = ()) -> Built:
     """A graph root with the same."""
     (place / "containers").mkdir()
     return podman_tree(
-        place / "containers/storage", layers=LAYERS, images=IMAGES, containers=CONTAINERS
+        place / "containers/storage",
+        layers=[*LAYERS, *more],
+        images=IMAGES,
+        containers=CONTAINERS,
     )
 
 
@@ -379,8 +387,20 @@ def test_a_store_of_its_own_is_not_adopted(bare: Path) -> None:
     third = a_podman(bare / "three")
     done = ran("adopt", str(third.root), "--journal", str(bare / "index"))
     assert (13, True) == (done.code, "is the index of" in done.err)
-    with pytest.raises(Refused, match="not taken over"):
-        adopting.adopt(str(third.root), take_over=True)
+
+
+def test_a_graph_root_is_not_taken_over(bare: Path) -> None:
+    """Before or after it was adopted: nothing is made or changed, and the way out is said."""
+    built = a_podman(bare)
+    for adopted in (False, True):
+        if adopted:
+            adopting.adopt(str(built.root))
+        before = snapshot(bare, top=True)
+        done = ran("adopt", str(built.root), "--take-over")
+        assert 13 == done.code
+        assert "adopted, and not taken over" in done.err
+        assert "podman save" in done.err
+        assert_same(before, snapshot(bare, top=True))
 
 
 def test_two_that_adopt_at_once_leave_one_index(bare: Path) -> None:
@@ -489,6 +509,39 @@ def test_a_layer_is_shown_as_its_program_mounts_it(built: Built, bare: Path, sho
         done = ran("--home", str(home), "mount", layers[0].id, "--at", str(place))
         assert (16, True) == (done.code, "inside of" in done.err)
         place.rmdir()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("kind", ["docker", "podman"])
+def test_what_is_shown_is_remembered_by_the_kernel_alone(
+    kind: str, bare: Path, shown: Path
+) -> None:
+    """It outlives who made it; it is no finding, keeps no command from its work, and is kept itself."""
+    more = [
+        Layer("orphan", files={"x": "1"}, state="orphan"),
+        Layer("up", "orphan", {"y": "2"}, state="orphan"),
+    ]
+    other = a_podman(bare, more) if kind == "podman" else a_docker(bare, more=more)
+    before, run_root = snapshot(other.root, top=True), str(bare / "run")
+    adopting.adopt(str(other.root), run_root=run_root)
+    home, up = home_of(other), other.layers["up"]
+    found = detecting.detect(str(other.root))
+    orphans = {other.layers["orphan"], up}
+    assert orphans == {one.layer for one in plan(found, run_root=run_root).of(Verdict.ORPHANED)}
+    said = audit(home).findings  # podman's audit names what has no record
+    done = run(["--home", str(home), "mount", up, "--at", str(shown)])  # a process that ends
+    assert 0 == done.code, done.err
+    assert {"x", "y"} == {one.name for one in shown.iterdir()}
+    assert said == audit(home).findings
+    kept = {one.layer: one for one in plan(found, run_root=run_root).of(Verdict.KEPT)}
+    assert orphans <= set(kept)
+    assert "mounted" in kept[up].why
+    assert adopting.adopt(str(other.root), run_root=run_root).again
+    releasing.release(home)
+    assert {"x", "y"} == {one.name for one in shown.iterdir()}
+    subprocess.run(["umount", shown], check=True)
+    assert_same(before, snapshot(other.root, top=True))
+    assert orphans == {one.layer for one in plan(found, run_root=run_root).of(Verdict.ORPHANED)}
 
 
 def test_the_mode_cannot_be_overlooked(bare: Path) -> None:

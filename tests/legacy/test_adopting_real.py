@@ -15,6 +15,7 @@ from layerstore.audit import audit
 from layerstore.errors import Refused
 from layerstore.fs import layout
 from layerstore.testing import Snapshot, assert_same, snapshot
+from tests.cli.running import run
 from tests.docker.daemon import Docker, busybox, docker
 from tests.legacy.test_real import listed, needs_docker, needs_storage, populate, works
 from tests.testing.podman import Podman, containers_storage
@@ -207,3 +208,24 @@ def test_a_podman_is_adopted_and_works_on(bare: Path, podman: Podman, shown: Pat
     releasing.release(Path(done.home))
     assert_same(before, snapshot(graph, top=True))
     podman("start", "-a", "more")
+
+
+@needs_docker  # its busybox is what the image is made of
+@pytest.mark.skipif(shutil.which("podman") is None, reason="needs podman")
+def test_the_way_out_of_a_graph_root(bare: Path, podman: Podman) -> None:
+    """An image that podman saves is layers in a store, which are mounted as podman mounts it."""
+    (bare / "bb.tar").write_bytes(busybox())
+    podman("import", str(bare / "bb.tar"), "bb")
+    (bare / "given").write_text("given\n")
+    (bare / "Dockerfile").write_text("FROM bb\nCOPY given /given\n")
+    podman("build", "--network", "none", "--pull=never", "-t", "built", str(bare))
+    podman("save", "-o", str(bare / "built.tar"), "built")
+    # A directory that the archive has no entry of gets its time when it is made.
+    theirs = snapshot(Path(podman("image", "mount", "built")), times=False)
+    podman("image", "umount", "built")
+    home = bare / "store"
+    assert 0 == run(["--home", str(home), "init"]).code
+    done = run(["--home", str(home), "import", str(bare / "built.tar")])
+    assert 0 == done.code, done.err
+    with Store.open(home) as store, store.mounted(done.out.strip()) as path:
+        assert_same(theirs, snapshot(path, times=False))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import json
 import os
 import shutil
@@ -20,9 +21,10 @@ from layerstore.audit import audit
 from layerstore.errors import InvalidArgument, LayerstoreError, Refused
 from layerstore.fs import layout
 from layerstore.legacy import detecting
-from layerstore.orphans import acting, notes, place
+from layerstore.orphans import acting, asking, notes, place
 from layerstore.testing import hooked, points
 from layerstore.testing.compare import difference
+from layerstore.verdicts import Again
 from tests.cli.running import forked as run
 from tests.cli.running import run as run_apart
 from tests.crash.orphans import TOP, UNDER, Subject, judge
@@ -166,6 +168,50 @@ def test_what_is_recorded_after_the_plan_stays(docker: Subject) -> None:
     assert [(TOP, "left"), (UNDER, "left")] == [(d.layer, d.outcome) for d in done]
     assert "recorded" in done[0].why
     assert {"lock"} == set(os.listdir(docker.quarantine))
+
+
+@pytest.mark.parametrize("together", [1, 2, 256])
+def test_many_orphans_go_by_few_looks(
+    docker: Subject, monkeypatch: pytest.MonkeyPatch, together: int
+) -> None:
+    """One look is good for so many, whoever stands on whom; and the next one is a new one."""
+    monkeypatch.setattr(asking, "TOGETHER", together)
+    names = [TOP, UNDER, *(hexed(f"one of many {n}") for n in range(5))]
+    for below, layer in itertools.pairwise([None, *names[2:]]):
+        assert layer is not None
+        put_layer(docker.home, layer, below)
+    looks = 0
+    look = asking.Asking.look
+
+    def counted(self: asking.Asking) -> Again:
+        nonlocal looks
+        looks += 1
+        return look(self)
+
+    monkeypatch.setattr(asking.Asking, "look", counted)
+    done = docker.do("remove")
+    assert {(name, "removed") for name in names} == {(x.layer, x.outcome) for x in done}
+    assert looks == -(-len(names) // together)
+    assert set(names) == set(docker.entries())
+    done = docker.do("restore")
+    assert set(names) == {x.layer for x in done if x.outcome == "restored"}
+
+
+def test_what_is_recorded_between_two_looks_stays(
+    docker: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second batch is asked about when the first is gone: the record that came then counts."""
+    monkeypatch.setattr(asking, "TOGETHER", 1)
+    tree = DockerTree(docker.tree)
+
+    def hook(point: str) -> None:
+        if point == "orphan-away:0:SetAside:after" and UNDER not in tree.chains:
+            tree.layer(UNDER, directory=False)
+
+    with hooked(hook):
+        done = docker.do("remove")
+    assert {TOP: "removed", UNDER: "left"} == {x.layer: x.outcome for x in done}
+    assert "recorded" in done[1].why
 
 
 def test_podman_at_work_is_not_disturbed(tmp_path: Path) -> None:
