@@ -19,7 +19,7 @@ from typing import Final
 import attrs
 
 from layerstore.errors import AdoptedTree, StoreDamaged
-from layerstore.fs import durable, layout
+from layerstore.fs import durable, files, layout
 from layerstore.values import value
 
 FORMAT: Final = 2
@@ -57,6 +57,8 @@ def read(home: Path) -> Adoption | None:
         content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise files.unreadable(path, error) from error
     try:
         values = json.loads(content)
         known = {field.name for field in attrs.fields(Adoption)}

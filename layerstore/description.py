@@ -14,7 +14,7 @@ from typing import Final
 import attrs
 
 from layerstore.errors import NoStore, SchemaTooNew, StoreDamaged
-from layerstore.fs import durable, layout
+from layerstore.fs import durable, files, layout
 from layerstore.values import value
 
 FORMAT: Final = 1
@@ -48,6 +48,8 @@ def read(home: Path) -> Description:
             hint=f"'layerstore --home {home} init' makes it one; if it was one and its "
             f"{layout.STORE_FILE} is lost, 'layerstore --home {home} db rebuild'.",
         ) from error
+    except OSError as error:
+        raise files.unreadable(path, error) from error
     try:
         values = json.loads(content)
         if values["format"] > ADOPTED_FORMAT:

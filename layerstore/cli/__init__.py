@@ -14,7 +14,7 @@ from typing import Any, Final, NoReturn
 
 import click
 
-from layerstore.cli import exits, signals
+from layerstore.cli import exits, signals, streams
 from layerstore.cli.app import App, be_verbose
 from layerstore.cli.output import Output
 from layerstore.errors import LayerstoreError
@@ -297,10 +297,7 @@ def program(
 
 def main() -> NoReturn:
     """The program, as installed."""
-    for stream in (sys.stdout, sys.stderr):
-        # A path that is not text comes out as the bytes it is; other text never fails to print.
-        utf8 = stream.encoding.lower() == "utf-8"
-        stream.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")  # type: ignore[union-attr]
+    streams.prepare()
     signals.install()
     try:
         program.main()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
 
@@ -74,9 +74,17 @@ def _source(file: str) -> Iterator[Readable]:
         yield opened
 
 
+def _target(path: str | None) -> contextlib.AbstractContextManager[IO[bytes]]:
+    if path is None:
+        return contextlib.nullcontext(sys.stdout.buffer)
+    return appearing(path, synced=False)
+
+
 @click.command("diff", cls=Command)
 @click.argument("id", **LAYER)
-@click.option("-o", "--output", metavar="FILE", help="Write there; it appears when it is whole.")
+@click.option(
+    "-o", "--output", metavar="FILE|-", help="Write there; a file appears when it is whole."
+)
 @click.option("--parent", **_OTHER)
 @pass_app
 def diff_command(
@@ -90,7 +98,8 @@ def diff_command(
     The same layer gives the same bytes. An archive that breaks off has no end, and no reader of
     archives takes it for whole; the exit code says so too.
     """
-    if output is None and sys.stdout.isatty():
+    to_stdout = output in (None, "-")
+    if to_stdout and sys.stdout.isatty():
         raise click.UsageError("A tar is nothing for a terminal; give -o FILE, or a pipe.")
     with app.reader() as reader:
         other = None if parent is None else resolve(reader, parent)
@@ -99,8 +108,7 @@ def diff_command(
             counted = stack.enter_context(progress.counted(app.out, "packing", None))
             pieces = reader.diff(layer, parent=other, note=app.out.note, progress=counted.files)
             stack.callback(pieces.close)  # type: ignore[attr-defined]  # it is a generator
-            target = contextlib.nullcontext(sys.stdout.buffer)
-            with target if output is None else appearing(output, synced=False) as file:
+            with _target(None if to_stdout else output) as file:
                 for piece in pieces:
                     file.write(piece)
                     counted.bytes(len(piece))

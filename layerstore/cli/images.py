@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import sys
 import tempfile
@@ -17,7 +16,6 @@ from layerstore.cli import limits, progress
 from layerstore.cli.app import LAYER, App, Command, pass_app, resolve
 from layerstore.cli.appearing import appearing
 from layerstore.cli.output import clean, many
-from layerstore.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from layerstore.reader import Reader
@@ -136,7 +134,5 @@ def _target(path: str | None) -> Iterator[IO[bytes]]:
             file.seek(0)
             shutil.copyfileobj(file, sys.stdout.buffer, 1 << 20)
         return
-    if os.path.lexists(path) and not os.path.isfile(path):
-        raise InvalidArgument(f"{path} is there and is no file.", hint="'-o -' writes to a pipe.")
     with appearing(path, synced=True) as file:
         yield file

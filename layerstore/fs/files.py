@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterable
 from typing import Any
 
-from layerstore.errors import LayerDamaged
+from layerstore.errors import LayerDamaged, LayerstoreError
 from layerstore.fs import layout
 
 
@@ -20,6 +20,14 @@ def open_quietly(path: str, flags: int, *, dir_fd: int | None = None) -> int:
         return os.open(path, flags | os.O_NOATIME, dir_fd=dir_fd)
     except PermissionError:
         return os.open(path, flags, dir_fd=dir_fd)
+
+
+def unreadable(path: str | os.PathLike[str], error: OSError) -> LayerstoreError:
+    """What to raise where a file of the store is neither there nor missing, for this process."""
+    return LayerstoreError(
+        f"{os.fspath(path)} cannot be read: {error.strerror}.",
+        hint="The path, or what this user may do there, is in the way; the store may be whole.",
+    )
 
 
 def is_there(path: str) -> bool:

@@ -111,3 +111,22 @@ def test_limits_are_settings(
     assert [] == os.listdir(home / "a" / "diff")
     command[-2:] = ["b", str(archive), option, flag]
     subprocess.run(command, env=bounded, capture_output=True, check=True)
+
+
+@pytest.mark.parametrize("command", ["diff", "export"])
+def test_what_is_no_file_is_not_replaced(applied: Program, tmp_path: Path, command: str) -> None:
+    """A device or a pipe stays what it is; `-o -` writes to standard output."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, tmp_path):
+        error = applied("--json", command, "base", "-o", str(path), code=16).error
+        assert "'-o -' writes to a pipe." == error["hint"]
+    assert pipe.is_fifo() and ["base.tar", "pipe"] == sorted(os.listdir(tmp_path))
+    done = subprocess.run(
+        [*PROGRAM, "--home", str(applied.home), command, "base", "-o", "-"],
+        env=environment(),
+        cwd=tmp_path,
+        capture_output=True,
+        check=True,
+    )
+    assert b"content" in done.stdout and not (tmp_path / "-").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -37,7 +38,7 @@ def test_help_lists_every_command_and_imports_none() -> None:
     listed = {line.split()[0] for line in help_text if line.startswith("  ") and line.split()}
     assert set(NAMES) <= listed
     assert modules.split()[1:] == [
-        f"layerstore.cli.{m}" for m in ("exits", "signals", "output", "app")
+        f"layerstore.cli.{m}" for m in ("exits", "signals", "streams", "output", "app")
     ]
 
 
@@ -187,6 +188,26 @@ def test_a_closed_pipe_is_quiet() -> None:
     )
     os.close(write)
     assert (141, "") == (done.returncode, done.stderr)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_the_null_device(tmp_path: Path, closed: str) -> None:
+    """The program works without a stream, and no file that it opens takes the stream's place."""
+    home = tmp_path / "store"
+    for words, code in (("init", 0), ("create base", 0), ("create base", 13), ("apply x -", 1)):
+        command = shlex.join([*PROGRAM, "--home", str(home), *words.split()])
+        done = subprocess.run(
+            ["sh", "-c", f"{command} {closed}"],
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (words, code) == (words, done.returncode), done.stderr
+        assert "unexpected" not in done.stderr and "Traceback" not in done.stderr
+    assert "base" in run(["--home", str(home), "ls"]).out
+    assert run(["--home", str(home), "audit"]).code == 0
 
 
 def test_a_full_disk_is_an_error() -> None:

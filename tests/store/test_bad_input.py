@@ -552,6 +552,21 @@ def test_home_that_is_no_path(bare, monkeypatch, name):
     assert [] == os.listdir(bare / "empty")
 
 
+@pytest.mark.parametrize("read_only", [False, True])
+def test_home_that_cannot_be_looked_into(bare, read_only):
+    """A home that this user may not enter, or whose name is too long, is no missing store."""
+    Store.initialize(bare / "store")
+    os.seteuid(65534)
+    try:
+        with pytest.raises(LayerstoreError, match="Permission denied") as refused:
+            Store.open(bare / "store", read_only=read_only)
+    finally:
+        os.seteuid(0)
+    assert type(refused.value) is LayerstoreError
+    with pytest.raises(LayerstoreError, match="File name too long"):
+        Store.open(bare / ("x" * 300), read_only=read_only)
+
+
 def test_home_that_is_not_empty(bare):
     """A directory with something in it is not made into a store, and stays as it is."""
     (bare / "home").mkdir()
