@@ -7,6 +7,7 @@ import http.client
 import io
 import json
 import os
+import resource
 import signal
 import socket
 import stat
@@ -609,6 +610,59 @@ def test_the_service_manager_is_told(bare: Path) -> None:
             served.end()
             while said != b"STOPPING=1":
                 said = told.recv(1000)
+
+
+def test_ready_is_said_after_recovery(bare: Path) -> None:
+    """A server that dies while it settles what another one left says nothing; the next one has settled it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+        told.bind(os.fspath(bare / "notify"))
+        told.settimeout(60)
+        with serving(bare, NOTIFY_SOCKET=str(bare / "notify")) as served:
+            served.client().ok("Init", Home=str(served.home))
+            served.end()
+            served.start("create:intent:after")
+            with pytest.raises((OSError, http.client.HTTPException)):
+                served.client().ok("Create", ID="half")
+            served.end(signal.SIGKILL)
+            while b"READY=1\nSTATUS=Serving" not in told.recv(1000):
+                pass
+            with Store.open(served.home, read_only=True) as reader:
+                assert 1 == len(reader.operations())
+            with contextlib.suppress(AssertionError):  # it may die before anybody sees it accept
+                served.start("settle:claim:after")
+            assert served.process is not None
+            assert -signal.SIGKILL == served.process.wait(60)
+            told.settimeout(0)
+            with pytest.raises(BlockingIOError):
+                told.recv(1000)
+            told.settimeout(60)
+            served.start()
+            assert told.recv(1000).startswith(b"READY=1\nSTATUS=Serving ")
+            with Store.open(served.home, read_only=True) as reader:
+                assert () == reader.operations()
+
+
+def test_as_many_files_as_allowed_can_be_open(bare: Path) -> None:
+    """The soft limit is raised to the hard one, and the log says both; what it was is no limit to clients."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
+    try:
+        served = Served(bare / "run" / "test.sock", bare, bare / "server.log")
+        try:
+            served.start()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert served.process is not None
+        assert (hard, hard) == resource.prlimit(served.process.pid, resource.RLIMIT_NOFILE)
+        assert f"limits descriptors={hard} descriptors_before=128" in served.log.read_text()
+        with contextlib.ExitStack() as stack:
+            for _ in range(200):
+                stack.enter_context(socket.socket(socket.AF_UNIX)).connect(os.fspath(served.socket))
+            descriptors = Path(f"/proc/{served.process.pid}/fd")
+            wait_for(lambda: len(list(descriptors.iterdir())) > 200)
+            assert served.client().ok("Activate") == {"Implements": ["GraphDriver"]}
+    finally:
+        served.close()
 
 
 def test_what_a_dead_daemon_asked_for_is_not_done(bare: Path) -> None:
