@@ -111,8 +111,6 @@ def _create(operation: str, intent: e.LayerCreateIntended) -> Steps:
         steps.append(_verify_parent(intent))
     if intent.parent is not None and intent.probe_parent:
         steps.append(s.ProbeUpper(intent.parent, f"{stage}-probe"))
-    if sync and intent.sync_parent:
-        steps.append(s.SyncFileSystem())
     uid, gid = intent.uid, intent.gid
     # The daemon's own, with a way through for the container's root: the layout since 20.10.9.
     steps.append(s.MakeDirectory(stage, layout.LAYER_MODE, fresh=True, gid=gid))
@@ -132,22 +130,26 @@ def _create(operation: str, intent: e.LayerCreateIntended) -> Steps:
         ]
     steps.append(s.MakeSymlink(layout.short_link(intent.link), layout.link_target(intent.layer)))
     if sync:
-        steps += _sync_stage(stage, intent.parent)
+        steps += _sync_stage(stage, intent)
     steps.append(s.Publish(stage, intent.layer, intent.link))
     if sync:
         steps.append(s.SyncDirectory(""))
     return tuple(steps)
 
 
-def _sync_stage(stage: str, parent: str | None) -> Steps:
+def _sync_stage(stage: str, intent: e.LayerCreateIntended) -> Steps:
     """What a create syncs before it publishes: after all of it is written, since the first sync may
-    bring most of the others along.
+    bring most of the others along; and what a whole sync for the chain's content brings along, it does not
+    sync again.
     """
-    first = s.SyncFile(layout.link_file(stage))
+    link = layout.link_file(stage)
+    if intent.sync_parent:
+        return (s.SyncFileSystem(link),)
     rest = (s.SyncDirectory(stage), s.SyncDirectory(layout.LINKS))
-    if parent is None:
-        return (first, *rest)
-    return (first, s.SyncFile(layout.lower_file(stage)), s.SyncMark(parent), *rest)
+    if intent.parent is None:
+        return (s.SyncFile(link), *rest)
+    lower = layout.lower_file(stage)
+    return (s.SyncFile(link), s.SyncFile(lower), s.SyncMark(intent.parent), *rest)
 
 
 def _verify_parent(intent: e.LayerCreateIntended) -> s.Step:

@@ -21,7 +21,7 @@ from layerstore import evidence, plan, room, rows, state
 from layerstore import model as m
 from layerstore.db import statements as sql
 from layerstore.errors import LayerstoreError, OwnerLost, UpperBusy, WritesRefused
-from layerstore.fs import layout, locks, perform
+from layerstore.fs import layout, locks, perform, whole
 from layerstore.fs.durable import SyncFailed
 from layerstore.fs.steps import Performed
 from layerstore.fs.trace import trace
@@ -109,7 +109,7 @@ class Hands:
         if not self.full or not dead:
             return
         try:
-            perform.sync_file_system(self.home)
+            whole.sync_file_system(self.home)
         except SyncFailed as error:
             why = f"a process that is dead now met an I/O error ({error})"
             self.journal.database.refuse(why)

@@ -149,8 +149,11 @@ class Performer:
     def _sync_directory(self, step: s.SyncDirectory, _: s.Performed, __: bool) -> None:
         durable.sync_directory(self.path(step.path))
 
-    def _sync_file_system(self, _: s.SyncFileSystem, __: s.Performed, ___: bool) -> None:
-        sync_file_system(self._home)
+    def _sync_file_system(self, step: s.SyncFileSystem, performed: s.Performed, _: bool) -> None:
+        if step.since:
+            whole.sync(performed.written[step.since], self._home)
+        else:
+            whole.sync_file_system(self._home)
 
     def _make_symlink(self, step: s.MakeSymlink, _: s.Performed, __: bool) -> None:
         path = self.path(step.path)
@@ -352,12 +355,6 @@ class Performer:
         if not users:
             return "by a process that is not to be seen from here, in another pid namespace perhaps"
         return ", ".join(f"process {user.pid} ({user.command}, {user.how})" for user in users[:4])
-
-
-def sync_file_system(home: str) -> None:
-    """Write everything on the home's file system; raise SyncFailed for what could not be written."""
-    with whole.watched(home) as sync:
-        sync()
 
 
 _UNSEEN: Final = 1.0

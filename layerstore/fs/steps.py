@@ -120,7 +120,7 @@ class ClearLimit:
 @value
 @attrs.frozen(repr=False, eq=False)
 class WriteFile:
-    """`sync`: a SyncFile of it follows, so that the kernel is to begin with it at once."""
+    """`sync`: a sync of it follows, so that the kernel is to begin with it at once."""
 
     path: str
     content: str
@@ -163,6 +163,10 @@ class SyncDirectory:
 @value
 @attrs.frozen(repr=False, eq=False)
 class SyncFileSystem:
+    """`since`: a file that this plan wrote and keeps open, so that no error is missed since it was made."""
+
+    since: str = ""
+
     def describe(self) -> str:
         return "sync the file system"
 

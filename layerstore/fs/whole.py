@@ -7,6 +7,7 @@ else waits to be written: that would be waited for, too.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -26,17 +27,27 @@ def watched(home: str) -> Iterator[Callable[[], None]]:
     is not reported.
     """
     descriptor = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-
-    def sync() -> None:
-        try:
-            syscalls.syncfs(descriptor)
-        except OSError as error:
-            raise SyncFailed(error.errno, f"cannot be synced: {error.strerror}", home) from error
-
     try:
-        yield sync
+        yield functools.partial(sync, descriptor, home)
     finally:
         os.close(descriptor)
+
+
+def sync(descriptor: int, home: str) -> None:
+    """Write everything on the home's file system, on which the descriptor is open.
+
+    Raises SyncFailed for what could not be written since it was opened.
+    """
+    try:
+        syscalls.syncfs(descriptor)
+    except OSError as error:
+        raise SyncFailed(error.errno, f"cannot be synced: {error.strerror}", home) from error
+
+
+def sync_file_system(home: str) -> None:
+    """Write everything on the home's file system; raise SyncFailed for what could not be written."""
+    with watched(home) as sync_all:
+        sync_all()
 
 
 def is_little_to_write() -> bool:

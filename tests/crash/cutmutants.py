@@ -70,6 +70,15 @@ def _published_last(steps: plan.Steps) -> plan.Steps:
     return (*found, *(step for step in steps if isinstance(step, s.Publish)))
 
 
+def _synced_first(steps: plan.Steps) -> plan.Steps:
+    """What is synced as a whole is so before the create writes its own, of which the kernel is told nothing."""
+    rest = [step for step in steps if not isinstance(step, s.SyncFileSystem)]
+    if len(rest) == len(steps):
+        return steps
+    untold = (attrs.evolve(x, sync=False) if isinstance(x, s.WriteFile) else x for x in rest)
+    return (s.SyncFileSystem(), *untold)
+
+
 def _delete_journal() -> contextlib.AbstractContextManager[None]:
     """A rollback journal in place of the WAL: at FULL its removal, which commits, is not synced."""
     connect = engine._connect
@@ -117,6 +126,11 @@ MUTANTS: Final = {
         "a layer is published behind the last sync",
         "create-child",
         _plans(_FORWARD, _C, _published_last),
+    ),
+    "create-synced-first": Mutant(
+        "a create upon written content syncs the file system before it writes its own files",
+        powercut.WRITTEN.name,
+        _plans(_FORWARD, _C, _synced_first),
     ),
     "apply-layer": Mutant(
         "the directory that content is renamed into is not synced",

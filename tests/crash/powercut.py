@@ -50,7 +50,7 @@ from tests.crash.model import (
     Write,
     ladder,
 )
-from tests.crash.mutants import Mutant, _patched, _plans, _without
+from tests.crash.mutants import Mutant, _patched, _plans
 from tests.crash.scenarios import SCENARIOS, TEMPLATES, Scenario
 from tests.crash.sequences import sequences
 
@@ -96,7 +96,13 @@ WHILE_OTHERS_SYNC: Final = tuple(
         ("apply", (_CHILD, Apply("a", _FILES))),
     )
 )
-ALL: Final = {**SCENARIOS, **{one.name: one for one in (WRITTEN, FIRST, *WHILE_OTHERS_SYNC)}}
+WRITTEN_WHILE_OTHERS_SYNC: Final = Scenario(
+    f"{WRITTEN.name}-while-others-sync", "empty", (Open(), *_WRITE, OthersSync()), WRITTEN.when
+)
+ALL: Final = {
+    **SCENARIOS,
+    **{one.name: one for one in (WRITTEN, FIRST, *WHILE_OTHERS_SYNC, WRITTEN_WHILE_OTHERS_SYNC)},
+}
 BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
 _MARKS: Final = (Create, Apply)
 """Verbs whose last event is synced when they answer."""
@@ -345,6 +351,16 @@ def _unsynced_files(steps: plan.Steps) -> plan.Steps:
     )
 
 
+def _as_if_the_parent_were_durable() -> contextlib.AbstractContextManager[None]:
+    """Each file of the create is synced, and nothing else."""
+    create = plan._FORWARD[e.LayerCreateIntended]
+
+    def forward(operation: str, intent: e.LayerCreateIntended) -> plan.Steps:
+        return create(operation, attrs.evolve(intent, sync_parent=False))
+
+    return _patched((plan, "_FORWARD", {**plan._FORWARD, e.LayerCreateIntended: forward}))
+
+
 def _never_full() -> contextlib.AbstractContextManager[None]:
     """As many recipes for SQLite have it."""
     begin = engine.Database._begin
@@ -370,7 +386,7 @@ MUTANTS: Final = {
     "parent-unsynced": Mutant(
         "a create does not sync what was written to its parent",
         WRITTEN.name,
-        _plans("_FORWARD", e.LayerCreateIntended, _without(s.SyncFileSystem)),
+        _as_if_the_parent_were_durable,
     ),
     "never-full": Mutant("no outcome is committed with FULL", "create-child", _never_full),
 }

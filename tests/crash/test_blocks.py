@@ -24,6 +24,7 @@ SHORT = {
     "compact-again": 50,
     "create-child": 70,
     "create-on-written": 50,
+    "create-on-written-while-others-sync": 20,
     "create-first-child": 40,
     "create-while-others-sync": 20,
     "life": 70,

@@ -174,12 +174,21 @@ class Both:
 
 
 @contextlib.contextmanager
-def docker_on_layerstore(bare: Path, *, activated: bool = False) -> Iterator[Both]:
-    """Both, under a name of their own; nothing of them is to be seen outside of the namespace."""
-    name = f"layerstore-{bare.name.removeprefix('layerstore-')}".lower().replace("_", "-")
+def private_plugins() -> Iterator[None]:
+    """Sockets there are to be seen in this mount namespace alone."""
     PLUGINS.mkdir(parents=True, exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", PLUGINS], check=True)
     try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", PLUGINS], check=True)
+
+
+@contextlib.contextmanager
+def docker_on_layerstore(bare: Path, *, activated: bool = False) -> Iterator[Both]:
+    """Both, under a name of their own; nothing of them is to be seen outside of the namespace."""
+    name = f"layerstore-{bare.name.removeprefix('layerstore-')}".lower().replace("_", "-")
+    with private_plugins():
         served = Served(PLUGINS / f"{name}.sock", bare, bare / "server.log")
         if activated:
             served.activate()
@@ -189,8 +198,6 @@ def docker_on_layerstore(bare: Path, *, activated: bool = False) -> Iterator[Bot
                 yield Both(served, daemon)
         finally:
             served.close()
-    finally:
-        subprocess.run(["umount", "-l", PLUGINS], check=True)
 
 
 def busybox() -> bytes:

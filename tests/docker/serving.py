@@ -130,6 +130,8 @@ class Served:
     words: tuple[str, ...] = ()
     """Further words of the command."""
     logs_requests: bool = True
+    is_default: bool = False
+    """The socket is where the server listens unasked."""
     listener: Socket | None = None
     """One that systemd would hold: who connects while no server runs waits."""
     process: subprocess.Popen[bytes] | None = None
@@ -154,7 +156,7 @@ class Served:
         program = [*PROGRAM, "-v"] if self.logs_requests else list(PROGRAM)
         words = [*program, "serve", "docker", "--root", str(self.root), *self.words]
         if self.listener is None:
-            words += ["--socket", str(self.socket)]
+            words += [] if self.is_default else ["--socket", str(self.socket)]
         else:
             words = [PROGRAM[0], "-c", ACTIVATED, str(self.listener.fileno()), *words]
         self.process = subprocess.Popen(

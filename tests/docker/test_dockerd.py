@@ -11,8 +11,18 @@ import pytest
 
 from layerstore import Store
 from layerstore.audit import audit
-from tests.docker.daemon import Both, Docker, busybox, docker, docker_on_layerstore, missing, saved
-from tests.docker.serving import in_threads
+from tests.docker.daemon import (
+    PLUGINS,
+    Both,
+    Docker,
+    busybox,
+    docker,
+    docker_on_layerstore,
+    missing,
+    private_plugins,
+    saved,
+)
+from tests.docker.serving import Served, in_threads
 
 pytestmark = [
     pytest.mark.root,
@@ -158,6 +168,39 @@ def test_a_build_has_the_digests_of_the_built_in_driver(both: Both, bare: Path) 
             made.append(saved(run.run("save", "built").stdout))
     assert 5 == len(made[1].archives)
     assert made[1] == made[0]
+
+
+def test_one_server_serves_two_daemons(bare: Path) -> None:
+    """Each has a socket and a home, at the same time, images of the same names included; a daemon that ends
+    leaves the other one its containers.
+    """
+    names = [f"{bare.name.lower().replace('_', '-')}-{name}" for name in ("one", "two")]
+    with private_plugins():
+        served = Served(PLUGINS / f"{names[0]}.sock", bare, bare / "server.log")
+        served.words = ("--socket", str(PLUGINS / f"{names[1]}.sock"))
+        try:
+            served.start()
+            with (
+                docker(bare / "first", names[0]) as first,
+                docker(bare / "second", names[1]) as second,
+            ):
+                for run in (first, second):
+                    run("import", "-", "bb", feed=busybox())
+
+                def one(number: int) -> None:
+                    change((first, second)[number], "changing")
+
+                in_threads(2, one)
+                remove_everything(first)
+                first.end()
+                require_empty(first.data / names[0])
+                assert "A /data/new" in second.lines("diff", "changing")
+                assert () == audit(second.data / names[1]).findings
+                remove_everything(second)
+                second.end()
+                require_empty(second.data / names[1])
+        finally:
+            served.close()
 
 
 def test_a_daemon_that_starts_again_finds_its_containers(both: Both) -> None:

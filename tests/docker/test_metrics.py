@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from layerstore import Store
 from layerstore.docker import metrics
 from layerstore.errors import InvalidArgument
 from tests.docker.serving import Client, Served, wait_for
@@ -50,14 +49,9 @@ def test_metrics_and_health(bare: Path) -> None:
         assert found[refused] == 1
         assert found["layerstore_operation_duration_seconds_count", "Get", "docker"] == 1
         assert (2, 1, 1) == tuple(found[f"layerstore_{n}",] for n in ("layers", "mounts", "holds"))
-        in_buckets = [k for k in found if k[0] == "layerstore_operation_duration_seconds_bucket"]
-        assert {"Init", "Create", "CreateReadWrite", "Get", "Remove"} <= {k[2] for k in in_buckets}
-        with Store.open(served.home, read_only=True) as reader:
-            status = reader.status()
-        assert found["layerstore_journal_events_total",] == status.seq
-        assert found["layerstore_events",] == status.events > 0
-        assert found["layerstore_database_bytes",] == status.database_bytes > 0
-        assert found["layerstore_wal_bytes",] > 0
+        assert found["layerstore_journal_events_total",] >= found["layerstore_events",] > 5
+        assert found["layerstore_archives",] == 0
+        assert min(found[f"layerstore_{n}_bytes",] for n in ("database", "wal", "free")) >= 4096
         assert watch.get("/healthz") == (200, "ok\n")
         assert watch.get("/else")[0] == 404
         assert watch.raw("/metrics")[0] == 405
