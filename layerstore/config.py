@@ -33,6 +33,7 @@ DEFAULT_HOLDER: Final = "cli"
 DEFAULT_TIMEOUT: Final = 30.0
 DEFAULT_DOCKER_ROOT: Final = "/var/lib/docker"
 DEFAULT_DOCKER_TIMEOUT: Final = 300.0
+DOCKER_ARCHIVES: Final = ("20.10", "23", "24")
 DEFAULT_COMPACT_ABOVE: Final = 100_000
 DEFAULT_ORPHAN_GRACE: Final = 7 * 86_400.0
 DEFAULT_MAX_SIZE: Final = 1 << 40
@@ -77,6 +78,12 @@ def _durability(value: object) -> Durability:
 def _manifests(value: object) -> str:
     if value not in ("off", "apply"):
         raise ValueError("it must be 'off' or 'apply'")
+    return str(value)
+
+
+def _archives(value: object) -> str:
+    if value not in DOCKER_ARCHIVES:
+        raise ValueError(f"it must be one of {', '.join(DOCKER_ARCHIVES)}")
     return str(value)
 
 
@@ -150,6 +157,7 @@ _CHECKS: Final[Mapping[str, Callable[[object], Any]]] = {
     "gid_map": _map("gid"),
     "docker_roots": _roots,
     "docker_timeout": _bounded,
+    "docker_archives": _archives,
     "orphan_grace": age,
 }
 
@@ -189,6 +197,8 @@ class Settings:
     """Directories below which dockerd may say that its home is."""
     docker_timeout: float = DEFAULT_DOCKER_TIMEOUT
     """Seconds in which a request of dockerd is answered, with an error if need be."""
+    docker_archives: str = DOCKER_ARCHIVES[0]
+    """The version of Docker whose own driver's archives the server writes, byte for byte."""
     orphan_grace: float = DEFAULT_ORPHAN_GRACE
     """Seconds before an orphan that was set aside may be removed for good."""
     origins: Mapping[str, str] = attrs.field(factory=dict, converter=_frozen, hash=False)

@@ -56,18 +56,20 @@ class Diffs:
         parent: str | None = None,
         note: Callable[[str], None] | None = None,
         progress: Callable[[int], None] | None = None,
+        dialect: str = "own",
     ) -> Iterator[bytes]:
         """The archive of what a layer has above its parent: a tar, in pieces, the same each time.
 
         `parent`: any other layer, to be compared with instead, as `changes` does; the archive then
         makes this layer's content of that one's. `note` is told of what was left out: sockets;
-        `progress` how many files are packed, before each piece. An
-        error on the way, also that the layer was removed, leaves the stream without its end. Raises
-        UnknownLayer, LayerDamaged, CannotPack; before the first piece, what `changes` raises.
+        `progress` how many files are packed, before each piece. `dialect`: "docker-20.10",
+        "docker-23" or "docker-24" for the bytes that these versions' own driver writes, which leave out
+        `user.*` xattrs. An error on the way, also that the layer was removed, leaves the stream without its
+        end. Raises UnknownLayer, LayerDamaged, CannotPack; before the first piece, what `changes` raises.
         """
         if self._is_other(layer, parent):
-            return self._packed_against(layer, str(parent), note, progress)
-        return self._packed(layer, self._open_content(layer), note, progress)
+            return self._packed_against(layer, str(parent), note, progress, dialect)
+        return self._packed(layer, self._open_content(layer), note, progress, dialect)
 
     def _packed(
         self,
@@ -75,6 +77,7 @@ class Diffs:
         descriptor: int,
         note: Callable[[str], None] | None,
         progress: Callable[[int], None] | None,
+        dialect: str,
     ) -> Iterator[bytes]:
         from layerstore.fs import archive
 
@@ -86,6 +89,7 @@ class Diffs:
                 note=note,
                 finish=lambda: self._check_there(layer, descriptor),
                 progress=progress,
+                dialect=archive.DIALECTS[dialect],
             )
         finally:
             os.close(descriptor)
@@ -207,6 +211,7 @@ class Diffs:
         other: str,
         note: Callable[[str], None] | None,
         progress: Callable[[int], None] | None,
+        dialect: str,
     ) -> Iterator[bytes]:
         from layerstore.answers import ChangeKind
         from layerstore.fs import archive, changes
@@ -227,6 +232,7 @@ class Diffs:
                     finish=check,
                     only=archive.Selection.of(there, gone),
                     progress=progress,
+                    dialect=archive.DIALECTS[dialect],
                 )
             finally:
                 os.close(descriptor)

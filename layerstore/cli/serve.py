@@ -10,6 +10,7 @@ import click
 
 from layerstore.cli import exits, signals
 from layerstore.cli.app import App, Command, pass_app
+from layerstore.config import DOCKER_ARCHIVES
 from layerstore.errors import LayerstoreError
 
 SOCKET = "/run/docker/plugins/layerstore.sock"
@@ -63,6 +64,12 @@ def serve_command() -> None:
     "long as bytes flow [LAYERSTORE_DOCKER_TIMEOUT; default: 300].",
 )
 @click.option(
+    "--archives",
+    type=click.Choice(DOCKER_ARCHIVES),
+    help="Write what Docker commits byte for byte as its own driver does since this version, so that it has "
+    "the same digest [LAYERSTORE_DOCKER_ARCHIVES; default: 20.10].",
+)
+@click.option(
     "--log-format",
     type=click.Choice(["text", "json"]),
     default="text",
@@ -78,6 +85,7 @@ def docker(
     metrics: str | None,
     audit_every: float,
     timeout: str | None,
+    archives: str | None,
     log_format: str,
 ) -> None:
     """Be a storage driver of dockerd: the graphdriver plugin protocol on a unix socket.
@@ -91,6 +99,7 @@ def docker(
 
     app.prepare_to_write()
     app.flags["docker_timeout"] = timeout
+    app.flags["docker_archives"] = archives
     settings = app.settings
     allowed = serving.Allowed(
         roots=roots or tuple(settings.docker_roots),
@@ -100,6 +109,7 @@ def docker(
         compact_above=settings.compact_above,
         keep_archives=settings.keep_archives,
         options=settings.storage_opts,
+        archives=settings.docker_archives,
         answer_within=settings.docker_timeout,
     )
     for root in allowed.roots:

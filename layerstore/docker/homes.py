@@ -46,6 +46,8 @@ class Allowed:
     compact_above: int = 100_000
     keep_archives: int | None = None
     options: tuple[str, ...] = ()
+    archives: str = "20.10"
+    """As which Docker's own driver archives are written."""
     answer_within: float = ANSWER_WITHIN
     """Seconds for a verb; a stream may take as long as bytes flow."""
 

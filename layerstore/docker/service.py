@@ -261,7 +261,7 @@ class Service(Homes):
         wanted = protocol.about(values)
         with self.using() as opened:
             _require_parent(opened.store, wanted)
-            pieces = opened.store.diff(wanted.id)
+            pieces = opened.store.diff(wanted.id, dialect=f"docker-{self._allowed.archives}")
             with contextlib.closing(pieces):  # type: ignore[type-var]  # it is a generator
                 first = next(pieces, b"")
                 yield _joined(first, pieces)

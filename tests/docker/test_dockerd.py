@@ -42,6 +42,18 @@ COPY --from=made /out /out
 COPY --from=empty /given /data/changed
 RUN rm -r /data/dir && ln -s kept /data/link && echo more >> /data/changed
 """
+TIMED_DOCKERFILE = """\
+FROM bb AS made
+RUN mkdir /out && echo built > /out/result && rm /data/deleted && /bin/busybox touch -d @1700000000 /out/result
+FROM scratch AS empty
+COPY given /given
+FROM bb
+COPY --from=made /out/result /result
+COPY --from=empty /given /copied
+COPY given /given
+RUN ln -s given /link && echo more > /more && /bin/busybox touch -h -d @1700000000 /link /more
+"""
+"""What it makes has one time, whenever it is made: directories are not changed, and nothing is deleted."""
 CHANGING = "rm -r /data/dir; rm /data/deleted; echo x > /data/new; mv /data/kept /tmp/kept; mkdir /data/dir"
 
 
@@ -52,13 +64,13 @@ def both(bare: Path) -> Iterator[Both]:
         yield both
 
 
-def build(run: Docker, context: Path) -> None:
+def build(run: Docker, context: Path, steps: str = DOCKERFILE) -> None:
     """Import a system and build on it, in stages."""
     run("import", "-", "bb", feed=busybox())
     context.mkdir(exist_ok=True)
     (context / "given").write_text("given\n")
     os.utime(context / "given", (1_700_000_000, 1_700_000_000))
-    (context / "Dockerfile").write_text(DOCKERFILE)
+    (context / "Dockerfile").write_text(steps)
     run("build", "--network", "none", "-t", "built", str(context))
 
 
@@ -145,6 +157,17 @@ def test_it_is_what_the_built_in_driver_makes_of_it(both: Both, bare: Path) -> N
                 assert saved(there).archives == saved(there).diff_ids
                 target("rmi", image)
                 source("rmi", image)
+
+
+def test_a_build_has_the_digests_of_the_built_in_driver(both: Both, bare: Path) -> None:
+    """Every layer of a build in stages, where nothing in it depends on the time of the build."""
+    with docker(bare / "overlay2", "overlay2") as other:
+        made = []
+        for run in (both.docker, other):
+            build(run, bare / "context", TIMED_DOCKERFILE)
+            made.append(saved(run.run("save", "built").stdout))
+    assert 5 == len(made[1].archives)
+    assert made[1] == made[0]
 
 
 def test_one_server_serves_two_daemons(bare: Path) -> None:

@@ -1,9 +1,8 @@
-"""What is more than a plain file: a layer with it is the same as in Docker's own overlay2."""
+"""What is more than a plain file: a layer with it is the same, to the byte, as in Docker's own overlay2."""
 
 from __future__ import annotations
 
 import io
-import json
 import os
 import stat
 import struct
@@ -25,6 +24,12 @@ pytestmark = [
 WHEN = 1_700_000_000
 CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
 """cap_net_bind_service=ep, revision 2."""
+TIMES = {
+    "capable": WHEN * 10**9 + 999_999_999,
+    "null": 0,
+    "sparse": -1_500_000_000,
+    "setuid": 9_000_000_000 * 10**9,
+}
 LONG = "n" * 120
 DEEP = "/".join(["d" * 60] * 4)
 
@@ -32,7 +37,13 @@ DEEP = "/".join(["d" * 60] * 4)
 def change(top: Path) -> None:
     """Make everything in the root of a container that runs; all with one time."""
     data = top / "data"
-    (data / "deleted").unlink()
+    for name in (
+        "deleted",
+        "many/a",
+        "many/b",
+        "many/c",
+    ):  # the kernel makes one whiteout of several
+        (data / name).unlink()
     (data / "dir" / "inside").unlink()
     (data / "dir").rmdir()
     (data / "dir").mkdir()  # which hides what was in it: opaque
@@ -46,10 +57,11 @@ def change(top: Path) -> None:
     os.link(new / "one", new / "two")
     os.link(new / "one", new / LONG)
     (new / "setuid").write_bytes(b"#!")
-    os.chown(new / "setuid", 1000, 70_000)
+    os.chown(new / "setuid", 1, 70_000)  # one has a name, the other has none
     os.chmod(new / "setuid", 0o6755)
     (new / "capable").write_bytes(b"#!")
     os.setxattr(new / "capable", "security.capability", CAPABILITY)
+    os.link(new / "capable", new / "capable as well")
     (new / "marked").write_bytes(b"")
     os.setxattr(new / "marked", "user.mark", b"\0=\n\xff")
     os.mknod(new / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
@@ -63,65 +75,86 @@ def change(top: Path) -> None:
     (new / "sparse").write_bytes(b"")
     os.truncate(new / "sparse", 100_000)
     (new / "sticky").mkdir(mode=0o1777)
+    names(new)
     for place, directories, files in os.walk(top, topdown=False):
         if place.startswith((f"{top}/new", f"{top}/data")):
             for name in (*files, *directories):
                 os.utime(f"{place}/{name}", (WHEN, WHEN), follow_symlinks=False)
+    for name, when in TIMES.items():
+        os.utime(new / name, ns=(0, when))
     for directory in (data, new, top):
         os.utime(directory, (WHEN, WHEN))
 
 
+def names(new: Path) -> None:
+    """Names and owners at the limits of the fields of a header."""
+    for head, tail in (
+        (4, 99),
+        (4, 100),
+        (4, 101),
+        (150, 90),
+        (150, 101),
+        (151, 99),
+        (152, 99),
+        (250, 9),
+    ):
+        directory = new / f"{'d' * (head - 4)}"
+        directory.mkdir(exist_ok=True)
+        (directory / ("f" * tail)).write_bytes(b"")
+        (directory / ("e" * (tail - 1))).mkdir()
+    (new / "größe").write_bytes(b"")
+    os.link(new / "größe", new / "another")
+    os.symlink("größe", new / "to")
+    os.mknod(os.fsencode(new) + b"/latin-\xfc")
+    (new / "far").write_bytes(b"")
+    os.chown(new / "far", 3_000_000, 400_000_000)
+
+
+def system() -> bytes:
+    """With some files more to delete."""
+    made = io.BytesIO(busybox())
+    with tarfile.open(fileobj=made, mode="a", format=tarfile.GNU_FORMAT) as archive:
+        for name in ("a", "b", "c"):
+            entry = tarfile.TarInfo(f"data/many/{name}")
+            entry.mtime = WHEN
+            archive.addfile(entry)
+    return made.getvalue()
+
+
+def set_times_of_whiteouts(upper: Path) -> None:
+    """Which nobody can in a mount; and of the directories that have them."""
+    for place, _, files in os.walk(upper, topdown=False):
+        for path in (Path(place, name) for name in files):
+            status = path.lstat()
+            if stat.S_ISCHR(status.st_mode) and not status.st_rdev:
+                os.utime(path, (WHEN, WHEN))
+
+
 def changed(run: Docker) -> list[str]:
     """An image with all of it; the lines of `docker diff`."""
-    run("import", "-", "bb", feed=busybox())
+    run("import", "-", "bb", feed=system())
     sleep = ("--network", "none", "--stop-timeout", "1", "bb", "/bin/sleep", "1000")
     run("run", "-d", "--name", "changing", *sleep)
     change(Path(run("inspect", "-f", "{{.GraphDriver.Data.MergedDir}}", "changing")))
+    run("kill", "changing")
+    set_times_of_whiteouts(Path(run("inspect", "-f", "{{.GraphDriver.Data.UpperDir}}", "changing")))
     lines = sorted(run.lines("diff", "changing"))
     run("commit", "changing", "specials")
     run("rm", "-f", "changing")
     return lines
 
 
-def members(archive: bytes) -> list[tuple[object, ...]]:
-    """All that the last layer of a saved image says of each entry, in its order.
-
-    Of a whiteout not the time, which nobody can set. Not what depends on the version of Docker: the names of
-    owners, the file type within the mode, in which of its ways a long name is told. Docker leaves out xattrs
-    but that of capabilities.
-    """
-    with tarfile.open(fileobj=io.BytesIO(archive)) as outer:
-        index = outer.extractfile("manifest.json")
-        assert index is not None
-        layer = outer.extractfile(json.load(index)[0]["Layers"][-1])
-        assert layer is not None
-        content = io.BytesIO(layer.read())
-    found: list[tuple[object, ...]] = []
-    with tarfile.open(fileobj=content) as inner:
-        for m in inner:
-            told = {k: v for k, v in m.pax_headers.items() if k.startswith("SCHILY.")}
-            told.pop("SCHILY.xattr.user.mark", None)
-            file = inner.extractfile(m) if m.isreg() else None
-            data = b"" if file is None else file.read()
-            when = None if "/.wh." in m.name and m.name != "new/.wh" else m.mtime
-            found.append(
-                (
-                    *(m.name, m.type, m.mode & 0o7777, m.uid, m.gid, m.size, when, m.linkname),
-                    *(m.devmajor, m.devminor, tuple(told.items()), data),
-                )
-            )
-    return found
-
-
 def test_special_files_are_the_same_under_both_drivers(bare: Path) -> None:
-    """Hard links, xattrs, setuid, opaque directories, whiteouts, devices, long names: `docker diff` has the
-    same lines, a commit the same entries; what one driver saves the other one loads and saves with the
-    same digests, and a container sees it all.
+    """Hard links, xattrs, setuid, opaque directories, whiteouts, devices, long names, odd times and owners:
+    `docker diff` has the same lines, a commit the same digest; what one driver saves the other one loads and
+    saves with the same digests, and a container sees it all.
     """
     with docker_on_layerstore(bare) as both, docker(bare / "overlay2", "overlay2") as other:
         assert changed(both.docker) == changed(other)
         archives = [run.run("save", "specials").stdout for run in (both.docker, other)]
-        assert members(archives[0]) == members(archives[1])
+        made, expected = (saved(archive) for archive in archives)
+        assert expected.members == made.members
+        assert expected.archives == made.archives
         for daemon, archive in ((other, archives[0]), (both.docker, archives[1])):
             daemon("rmi", "specials")
             daemon("load", feed=archive)

@@ -7,13 +7,15 @@ directory; it must not know what a store is.
     reader    headers, one entry at a time
     place     where an entry goes
     unpack    entries become files below a directory
+    dialect   what writers of archives do not agree on
     header    entries become headers
     pack      files below a directory become entries
 """
 
+from layerstore.fs.archive.dialect import DIALECTS
 from layerstore.fs.archive.member import Limits, MapIds
 from layerstore.fs.archive.pack import Selection, pack
 from layerstore.fs.archive.source import Readable
 from layerstore.fs.archive.unpack import Unpacked, unpack
 
-__all__ = ["Limits", "MapIds", "Readable", "Selection", "Unpacked", "pack", "unpack"]
+__all__ = ["DIALECTS", "Limits", "MapIds", "Readable", "Selection", "Unpacked", "pack", "unpack"]

@@ -1,8 +1,7 @@
 """Owns writing tar headers: ustar, with PAX records where a field does not hold; it must not read files.
 
 The bytes are those that Go's archive/tar writes for the same entry in its PAX format, so that an
-archive that was made by it the same way comes out the same; only for names that are not UTF-8 there
-is a record more.
+archive that was made by it the same way comes out the same; where writers differ, a dialect says how.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Final
 
+from layerstore.fs.archive.dialect import OWN, Dialect
 from layerstore.fs.archive.member import BLOCK
 from layerstore.fs.archive.pax import XATTR
 
@@ -65,8 +65,13 @@ def full(
     link: bytes = b"",
     device: tuple[int, int] = (0, 0),
     xattrs: Mapping[bytes, bytes] | None = None,
+    names: tuple[bytes, bytes] = (b"", b""),
+    dialect: Dialect = OWN,
 ) -> bytes:
-    """The header of any entry, with its extended header in front of it where one is needed."""
+    """The header of any entry, with its extended header in front of it where one is needed.
+
+    `names`: of the user and the group that own it.
+    """
     records = {XATTR + key: value for key, value in (xattrs or {}).items()}
     if needs_records(name, uid, gid, size, mtime):
         numbers = {b"uid": (uid, _SEVEN), b"gid": (gid, _SEVEN), b"size": (size, _ELEVEN)}
@@ -77,16 +82,26 @@ def full(
             records[b"path"] = name
     if len(link) > 100 or not link.isascii():
         records[b"linkpath"] = link
-    if not (_is_text(name) and _is_text(link)):
+    for key, text in zip((b"uname", b"gname"), names, strict=True):
+        if len(text) > 32 or not text.isascii():
+            records[key] = text
+    if dialect.marks_charset and not (_is_text(name) and _is_text(link)):
         records[b"hdrcharset"] = b"BINARY"  # libarchive refuses such a name without it
+    prefix, short = b"", _short(name)
+    if dialect.splits_names and records.keys() == {b"path"} and name.isascii():
+        prefix, short = _split(name) or (b"", short)
+        if prefix:
+            records = {}
     header = _block(
-        _short(name),
+        short,
         _owner(mode, uid, gid),
         size,
         mtime,
         kind,
         _short(link),
         b"%07o\0%07o\0" % device,
+        names,
+        prefix,
     )
     return _extended(name, records) + header if records else header
 
@@ -136,18 +151,36 @@ def _owner(mode: int, uid: int, gid: int) -> bytes:
     return b"%07o\0%07o\0%07o\0" % (mode, uid, gid)
 
 
+def _split(name: bytes) -> tuple[bytes, bytes] | None:
+    """A long name as ustar's two fields have it; None where it does not fit."""
+    end = 156 if len(name) > 156 else len(name) - name.endswith(b"/")
+    slash = name.rfind(b"/", 0, end)
+    if slash <= 0 or not 0 < len(name) - slash - 1 <= 100:
+        return None
+    return name[:slash], name[slash + 1 :]
+
+
 def _block(
-    name: bytes, owner: bytes, size: int, mtime: int, kind: bytes, link: bytes, device: bytes
+    name: bytes,
+    owner: bytes,
+    size: int,
+    mtime: int,
+    kind: bytes,
+    link: bytes,
+    device: bytes,
+    names: tuple[bytes, bytes] = (b"", b""),
+    prefix: bytes = b"",
 ) -> bytes:
     size = size if size <= _ELEVEN else 0
     mtime = mtime if 0 <= mtime <= _ELEVEN else 0
     head = b"%b%b%011o\0%011o\0" % (name.ljust(100, b"\0"), owner, size, mtime)
-    tail = b"%b%bustar\x0000%b%b%b" % (
+    tail = b"%b%bustar\x0000%b%b%b%b" % (
         kind,
         link.ljust(100, b"\0"),
-        bytes(64),
+        _ascii(names[0])[:32].ljust(32, b"\0"),
+        _ascii(names[1])[:32].ljust(32, b"\0"),
         device,
-        bytes(167),
+        prefix.ljust(167, b"\0"),
     )
     return b"%b%06o\0 %b" % (head, _sum(head, tail), tail)
 

@@ -1,9 +1,9 @@
 """Owns packing a directory, as overlayfs has a layer, into an archive; it must not write a file.
 
 The same directory gives the same bytes: entries in the order of their names on disk, whole seconds,
-no names of owners. Files are opened by their directory and never followed, so that nothing outside
-is read. What an archive cannot say is an error, and an error breaks the stream off before its two
-closing blocks: no reader takes it for whole.
+and of owners the names only in a dialect that has them. Files are opened by their directory and
+never followed, so that nothing outside is read. What an archive cannot say is an error, and an error
+breaks the stream off before its two closing blocks: no reader takes it for whole.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
 from layerstore.errors import CannotPack
 from layerstore.fs import whiteout
 from layerstore.fs.archive import header
+from layerstore.fs.archive.dialect import OWN, Dialect, owner_names
 from layerstore.fs.archive.member import BLOCK, LONGEST_NAME, MapIds, shown
 from layerstore.fs.tree import Descent
 
@@ -36,6 +37,7 @@ def pack(
     finish: Callable[[], None] | None = None,
     only: Selection | None = None,
     progress: Callable[[int], None] | None = None,
+    dialect: Dialect = OWN,
 ) -> Iterator[bytes]:
     """The archive of what is below a directory, in pieces of some 128 KiB.
 
@@ -43,9 +45,10 @@ def pack(
     default as this process mounts. `note` is told of what was left out: sockets. `finish` is
     called before the end is written, and may refuse it. `only`: what goes in, of a directory that
     is no layer but shows one mounted. `progress` is told before each piece how many files are packed.
-    Raises CannotPack and OSError, after pieces that make no whole archive.
+    `dialect`: in which of tar's ways entries are told. Raises CannotPack and OSError, after pieces
+    that make no whole archive.
     """
-    packing = _Packing(root_fd, map_ids, prefix or whiteout.namespace(), note, only)
+    packing = _Packing(root_fd, map_ids, prefix or whiteout.namespace(), note, only, dialect)
     for piece in packing.run():
         if progress is not None:
             progress(packing.files)
@@ -82,8 +85,11 @@ class _Packing:
         prefix: str,
         note: Callable[[str], None] | None,
         only: Selection | None,
+        dialect: Dialect,
     ) -> None:
         self._root = root_fd
+        self._dialect = dialect
+        self._mode_bits = 0o177777 if dialect.type_bits else 0o7777
         self._map_ids = map_ids
         self._prefix = prefix
         self._note = note
@@ -181,16 +187,17 @@ class _Packing:
             size = status.st_size
             if not stat.S_ISREG(status.st_mode):
                 raise CannotPack(shown(path), "it was replaced while it was read")
-            if status.st_nlink > 1 and self._is_linked(path, status):
+            if status.st_nlink > 1 and self._is_linked(path, status, descriptor):
                 return None
             xattrs = self._xattrs(descriptor, path)
             if not size and self._xattr_whiteouts[-1] and self._is_xattr_whiteout(descriptor):
                 self._whiteout(path, status)
                 return None
             uid, gid = self._owner(status, path)
-            mode, mtime = status.st_mode & 0o7777, status.st_mtime_ns // _SECOND
-            if xattrs or header.needs_records(path, uid, gid, size, mtime):
-                self._add(header.full(path, b"0", mode, uid, gid, size, mtime, xattrs=xattrs))
+            mode, mtime = status.st_mode & self._mode_bits, status.st_mtime_ns // _SECOND
+            names = self._names(status)
+            if xattrs or any(names) or header.needs_records(path, uid, gid, size, mtime):
+                self._full(path, b"0", mode, uid, gid, size, mtime, xattrs=xattrs, names=names)
             else:
                 self._add(header.plain(path, mode, uid, gid, size, mtime))
             if size >= CHUNK:
@@ -225,14 +232,24 @@ class _Packing:
             raise CannotPack(shown(path), "it became shorter while it was read")
         return data
 
-    def _is_linked(self, path: bytes, status: os.stat_result) -> bool:
+    def _is_linked(self, path: bytes, status: os.stat_result, target: int | bytes) -> bool:
         """Add a hard link, if the file is in the archive under another name already."""
         key = (status.st_dev, status.st_ino)
         first = self._linked.setdefault(key, path)
         if first is path:
             return False
-        self._entry(path, b"1", status, link=first)
+        xattrs = self._xattrs(target, path) if self._dialect.links_repeat else None
+        self._entry(path, b"1", status, link=first, xattrs=xattrs)
         return True
+
+    def _names(self, status: os.stat_result) -> tuple[bytes, bytes]:
+        if not self._dialect.owner_names:
+            return b"", b""
+        return owner_names(status.st_uid, status.st_gid)
+
+    def _full(self, path: bytes, kind: bytes, *numbers: int, **more: Any) -> None:
+        """Add a header of any kind, in this archive's dialect."""
+        self._add(header.full(path, kind, *numbers, dialect=self._dialect, **more))
 
     def _entry(
         self,
@@ -246,18 +263,17 @@ class _Packing:
         """Add an entry without data."""
         special = kind in (b"3", b"4")
         device = (os.major(status.st_rdev), os.minor(status.st_rdev)) if special else (0, 0)
-        self._add(
-            header.full(
-                path,
-                kind,
-                status.st_mode & 0o7777,
-                *self._owner(status, path),
-                0,
-                status.st_mtime_ns // _SECOND,
-                link=link,
-                device=device,
-                xattrs=xattrs,
-            )
+        self._full(
+            path,
+            kind,
+            status.st_mode & self._mode_bits,
+            *self._owner(status, path),
+            0,
+            status.st_mtime_ns // _SECOND,
+            link=link,
+            device=device,
+            xattrs=xattrs,
+            names=self._names(status),
         )
 
     def _directory(self, descriptor: int, path: bytes) -> None:
@@ -266,7 +282,8 @@ class _Packing:
         if self._is_opaque(descriptor) and self._only is None:
             uid, gid = self._owner(status, path)
             name = path + whiteout.OPAQUE
-            self._add(header.full(name, b"0", status.st_mode & 0o777, uid, gid, 0, 0))
+            mode = status.st_mode & 0o777
+            self._full(name, b"0", mode, uid, gid, 0, 0, names=self._names(status))
 
     def _is_opaque(self, descriptor: int) -> bool:
         value = whiteout.get(descriptor, f"{self._prefix}opaque")
@@ -285,10 +302,11 @@ class _Packing:
         kind = _KINDS.get(stat.S_IFMT(status.st_mode))
         if kind is None:
             raise CannotPack(shown(path), "it was replaced while it was read")
-        if status.st_nlink > 1 and self._is_linked(path, status):
+        target = whiteout.at(dir_fd, name)
+        if status.st_nlink > 1 and self._is_linked(path, status, target):
             return
         link = os.readlink(name, dir_fd=dir_fd) if kind == b"2" else b""
-        xattrs = self._xattrs(whiteout.at(dir_fd, name), path)
+        xattrs = self._xattrs(target, path)
         self._entry(path, kind, status, link=link, xattrs=xattrs)
 
     def _whiteout(self, path: bytes, status: os.stat_result) -> None:
@@ -298,8 +316,12 @@ class _Packing:
                 uid, gid = self._map_ids(uid, gid)
             except LookupError:
                 uid = gid = 0  # the kernel makes it as it likes; nobody will ever see its owner
-        mtime = status.st_mtime_ns // _SECOND
-        self._add(header.full(_hiding(path), b"0", 0o600, uid, gid, 0, mtime))
+        mtime, link = status.st_mtime_ns // _SECOND, b""
+        if self._dialect.links_repeat and status.st_nlink > 1:  # the kernel links its whiteouts
+            first = self._linked.setdefault((status.st_dev, status.st_ino), path)
+            link = b"" if first is path else first
+        names = self._names(status)
+        self._full(_hiding(path), b"0", 0o600, uid, gid, 0, mtime, link=link, names=names)
 
     # --- xattrs -----------------------------------------------------------------------------
 
@@ -311,12 +333,13 @@ class _Packing:
         if not names:
             return None
         kept: dict[bytes, bytes] = {}
+        only = self._dialect.only_xattrs
         for name in names:
             if name.startswith(self._prefix):
                 why = whiteout.ELSEWHERE.get(name.removeprefix(self._prefix))
                 if why is not None:
                     raise CannotPack(shown(path), why, hint=_REDIRECT_HINT)
-            elif whiteout.is_kept(name):
+            elif whiteout.is_kept(name) and (only is None or name in only):
                 if "=" in name:  # it ends the key of a record; no two programs agree on another way
                     why = f"the name of its xattr {shown(os.fsencode(name))} has an '=' in it"
                     raise CannotPack(shown(path), why)

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from layerstore.errors import CannotPack, InvalidArchive
-from layerstore.fs.archive import pack
+from layerstore.fs.archive import DIALECTS, pack
 from layerstore.testing.compare import snapshot
 from tests.fs.archive.test_unpack import CAPABILITY, rich
 from tests.fs.archive.trees import END, entry, into, pax
@@ -93,6 +93,44 @@ def test_entries_are_in_order_and_plain(bare: Path) -> None:
     assert ["a", "b", "b/a", "b/z", "b.c", "ö"] == [member.name for member in members]
     assert {""} == {member.uname + member.gname for member in members}
     assert END == data[-1024:]
+
+
+def fields(data: bytes) -> dict[bytes, bytes]:
+    """The headers of an archive without data, by the first letters of their names; extended ones by `x`."""
+    blocks = [data[at : at + 512] for at in range(0, len(data) - 1024, 512)]
+    return {(b"x" if b[156:157] == b"x" else b[:3]): b for b in blocks if b[257:262] == b"ustar"}
+
+
+@pytest.mark.parametrize("version", ["20.10", "23", "24"])
+def test_docker_is_told_entries_as_by_its_own_driver(bare: Path, version: str) -> None:
+    """Types and names of owners by version; a long name in two fields; capabilities only, and at each name; a
+    whiteout that is linked names the first.
+    """
+    top = bare / "t"
+    (top / ("l" * 150)).mkdir(parents=True)
+    (top / ("l" * 150) / "name").touch()
+    for name in ("cap", "own"):
+        (top / name).touch()
+        os.setxattr(top / name, "user.mark", b"1")
+    os.setxattr(top / "cap", "security.capability", CAPABILITY)
+    os.link(top / "cap", top / "cbp")
+    os.chown(top / "own", 54_321, 0)
+    os.mknod(top / "gone", stat.S_IFCHR, 0)
+    os.link(top / "gone", top / "more")
+    data = packed(top, dialect=DIALECTS[f"docker-{version}"])
+    found = fields(data)
+    own = found[b"own"]
+    assert own[100:107] == (b"0000644" if version == "24" else b"0100644")
+    names = (b"", b"root") if version == "20.10" else (b"", b"")
+    assert names == (own[265:297].rstrip(b"\0"), own[297:329].rstrip(b"\0"))
+    assert (b"l" * 150, b"name") == (
+        found[b"nam"][345:500].rstrip(b"\0"),
+        found[b"nam"][:100].rstrip(b"\0"),
+    )
+    assert (b"gone", b"0") == (found[b".wh"][157:257].rstrip(b"\0"), found[b".wh"][156:157])
+    assert b"0000600" == found[b".wh"][100:107]
+    assert (2, 0) == (data.count(b"SCHILY.xattr.security.capability"), data.count(b"user.mark"))
+    assert b"user.mark" in packed(top)
 
 
 def test_whiteouts_are_turned_back(bare: Path) -> None:
