@@ -603,7 +603,7 @@ def test_undo_leaves_a_directory_that_somebody_else_made(pair, how):
 def test_recovery_leaves_a_directory_that_somebody_else_made(pair, worker):
     """The same when the process is killed there, and its create is undone by the next open."""
     other = worker(pair.home)
-    other.do("stop_at('create:13:Publish:before')")
+    other.do("stop_at('create:12:Publish:before')")
     other.send("store.create('x', parent='p').id")
     assert "Publish" in other.stopped()
     (pair.home / "x/diff").mkdir(parents=True)
@@ -733,7 +733,7 @@ def test_first_child_of_a_lost_intent_commits_its_parent(home):
 def test_comparison_leaves_alone_what_the_living_are_at(pair, worker, home):
     """A whole comparison while another process creates neither drops its link nor sweeps its staging."""
     other = worker(home)
-    other.do("stop_at('create:13:Publish:before')")
+    other.do("stop_at('create:12:Publish:before')")
     other.send("store.create('x', parent='p').id")
     other.stopped()
     with pair._hands.journal.database.write(full=False) as connection:
