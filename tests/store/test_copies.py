@@ -341,7 +341,7 @@ def test_a_copy_of_a_living_store(pair: Path, bare: Path, worker: Callable[..., 
         check_settled(store)
 
 
-@pytest.mark.parametrize("point", ["intent:after", "5:WriteFile:after", "13:Publish:before"])
+@pytest.mark.parametrize("point", ["intent:after", "5:WriteFile:after", "12:Publish:before"])
 def test_a_create_in_flight_in_a_copy_is_as_if_it_never_was(
     pair: Path, bare: Path, worker: Callable[..., Worker], point: str
 ) -> None:
