@@ -230,6 +230,21 @@ class Machine:
         assert not {f"ends{old}", f"runs{number}"} & set(names)
 
 
+def require_told(both: Both) -> None:
+    """Of the layers that are left, when dockerd lists nothing any more, the audit tells each that dockerd has
+    no record of; the others are those of containers of builds, whose records it never looks at again.
+    """
+    records = both.docker.data / "image" / both.docker.driver / "layerdb" / "mounts"
+    recorded = {path.read_text() for path in records.glob("*/*-id")}
+    report = audit(both.home, docker_root=both.docker.data)
+    assert {"unknown-to-docker"} >= {f.code for f in report.findings}, report.findings
+    with Store.open(both.home, read_only=True) as reader:
+        left = {str(layer.id): str(layer.parent) for layer in reader.layers()}
+    while more := {left[x] for x in recorded if x in left} & set(left) - recorded:
+        recorded |= more
+    assert set(left) - recorded == {f.layer for f in report.findings}
+
+
 def mounts_below(place: Path) -> list[str]:
     """In the order in which they were made."""
     found = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
@@ -275,6 +290,7 @@ def test_whatever_ends_what_dockerd_has_works(
             remove_everything(both.docker)
             assert () == audit(both.home).findings
             both.docker.end()
+            require_told(both)
             counts = (
                 f"{machine.failures} commands failed, {machine.strays} tasks unknown to dockerd"
             )
