@@ -17,6 +17,7 @@ from layerstore import Store
 from layerstore.audit import VERSION, audit, codes
 from layerstore.fs import layout
 from tests.audit import damages
+from tests.audit.test_damages import aged, everything, mounts
 from tests.cli.running import ROOT, Program, environment, run
 
 pytestmark = pytest.mark.root
@@ -227,13 +228,18 @@ def straced(log: Path, home: Path) -> int:
 
 @pytest.mark.strace
 def test_a_live_tree_of_others_is_only_read(bare: Path) -> None:
-    """Under strace: of a mounted Docker tree nothing is opened for writing, locked, or mounted."""
+    """Under strace: of a mounted Docker tree nothing is opened for writing, locked, or mounted; to the last
+    xattr and time of access it is as it was, and so is the mount table.
+    """
     (bare / "under").mkdir()
     home = damages.make(bare / "under", damages.TREE)
     damages.overlay(home, "side", "base")
     (home / "l" / damages.LINK).symlink_to("../no/diff")
+    aged(home)
     log = bare / "strace.log"
+    before = everything(bare / "under"), mounts()
     assert 4 == straced(log, home)
+    assert before == (everything(bare / "under"), mounts())
     seen = list(calls(log, str(home)))
     assert len(seen) > 50
     assert [] == [call for call in seen if WRITING.search(call) or (not HARMLESS.match(call)
@@ -248,8 +254,11 @@ def test_of_a_store_only_its_log_is_opened_by_sqlite(bare: Path) -> None:
     """
     (bare / "under").mkdir()
     home = damages.make(bare / "under", damages.STORE)
+    aged(home)
     log = bare / "strace.log"
+    before = everything(bare / "under"), mounts()
     assert 0 == straced(log, home)
+    assert before == (everything(bare / "under"), mounts())
     seen = [call for call in calls(log, str(home)) if " = -1 " not in call]
     opened = [call for call in seen if WRITING.search(call) and not call.startswith("fcntl")]
     assert {"journal.db-wal"} == {

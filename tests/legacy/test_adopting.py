@@ -373,15 +373,24 @@ def test_an_adopt_that_fails_anywhere_leaves_nothing_half_made(built: Built) -> 
 
 
 def test_a_store_of_its_own_is_not_adopted(bare: Path) -> None:
-    """Neither the store of a plugin, nor another tree into the index of the first."""
+    """Neither the store of a plugin, nor another tree into the index of the first; nor does an index go into a
+    graph root, or to another file system.
+    """
     built = a_docker(bare)
     adopting.adopt(str(built.root), take_over=True)
     done = ran("adopt", str(built.root))
     assert (13, True) == (done.code, "of its own" in done.err)
     (bare / "two").mkdir()
+    (bare / "elsewhere").mkdir()
     other = a_podman(bare / "two")
     inside = ran("adopt", str(other.root), "--journal", str(other.root / "x"))
     assert (13, True) == (inside.code, "inside of the graph root" in inside.err)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", bare / "elsewhere"], check=True)
+    try:
+        away = ran("adopt", str(other.root), "--journal", str(bare / "elsewhere" / "index"))
+    finally:
+        subprocess.run(["umount", bare / "elsewhere"], check=True)
+    assert (13, True) == (away.code, "is not on the file system of" in away.err)
     adopting.adopt(str(other.root), journal=str(bare / "index"))
     (bare / "three").mkdir()
     third = a_podman(bare / "three")
