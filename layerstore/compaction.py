@@ -108,7 +108,7 @@ class Compactor:
 def check_limits(number: int, keep_archives: int | None) -> None:
     """Raise InvalidArgument for numbers that mean nothing."""
     for value in (number, keep_archives):
-        if value is not None and (isinstance(value, bool) or value < 0):
+        if value is not None and (type(value) is not int or value < 0):
             raise InvalidArgument(f"It must be a number, 0 or more, not {value!r}.")
 
 

@@ -9,7 +9,6 @@ from layerstore import access, description, place, room
 from layerstore import model as m
 from layerstore.db import engine
 from layerstore.db import statements as sql
-from layerstore.errors import InvalidArgument
 from layerstore.fs import layout
 from layerstore.reader import check_not_newer, revision
 
@@ -61,8 +60,6 @@ class Keeping:
 
     @classmethod
     def _adopt_if_copy(cls, home: Path, this_is: str, timeout: float) -> tuple[m.Settled, ...]:
-        if this_is not in ("copy", "move"):
-            raise InvalidArgument(f"This home is a 'copy' or a 'move', not {this_is!r}.")
         if place.original(home, description.read(home).store_id) is None:
             return ()
         return cls.adopt(home, this_is=this_is, timeout=timeout)

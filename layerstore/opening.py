@@ -32,7 +32,13 @@ from layerstore import model as m
 from layerstore.db import about as db_about
 from layerstore.db import engine
 from layerstore.db import statements as sql
-from layerstore.errors import Busy, CannotCarryOverlay, DiskFull, LayerstoreError
+from layerstore.errors import (
+    Busy,
+    CannotCarryOverlay,
+    DiskFull,
+    InvalidArgument,
+    LayerstoreError,
+)
 from layerstore.fs import (
     ballast,
     durable,
@@ -47,6 +53,16 @@ from layerstore.fs import (
 from layerstore.journal import MARK_STEP, Author, Journal
 from layerstore.options import NO_OPTIONS, Options
 from layerstore.reader import check_database
+
+
+def check(timeout: float, durability: str, this_is: str | None) -> None:
+    """Raise InvalidArgument for what cannot be meant."""
+    if not timeout >= 0:  # nor is it, of what is not a number
+        raise InvalidArgument(f"A timeout is a number of seconds, 0 or more, not {timeout!r}.")
+    if durability not in set(m.Durability):
+        raise InvalidArgument(f"The durability is 'full' or 'process', not {durability!r}.")
+    if this_is not in (None, "copy", "move"):
+        raise InvalidArgument(f"This home is a 'copy' or a 'move', not {this_is!r}.")
 
 
 @attrs.define(repr=False, eq=False)

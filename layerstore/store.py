@@ -104,21 +104,21 @@ class Store(compaction.Compacting, Keeping, Applying, Recording, Outside, Repair
         `full`, or `process` where a power cut may take acknowledged work. `read_only` gives a
         Reader, which settles nothing. `this_is`: what to do where the home is a copy of a store
         that is still there; `copy` makes it a store of its own, `move` says that this is the store
-        now. Raises NoStore, StoreDamaged, StoreCopied, SchemaTooNew, Busy.
+        now. Raises NoStore, StoreDamaged, StoreCopied, SchemaTooNew, Busy; InvalidArgument for what no
+        argument can be, before anything is touched.
 
         `compact_above`: where the journal has more events (0: any number), old ones go to an
         archive between two verbs, of which `keep_archives` are kept. `options`, `uid_maps`,
         `gid_maps` are what Docker's Init gives; `layerstore.options` has their forms. New
         directories belong to what stands for id 0. Raises InvalidOption.
         """
+        opening.check(timeout, durability, this_is)
+        compaction.check_limits(compact_above, keep_archives)
+        wanted = o.parse(options, uid_maps, gid_maps)
         path = Path(home).resolve()  # the kernel and the mount table speak of the real path
         if read_only:
             return Reader.open(path)
         told = cls._adopt_if_copy(path, this_is, timeout) if this_is is not None else ()
-        if durability not in set(m.Durability):
-            raise InvalidArgument(f"The durability is 'full' or 'process', not {durability!r}.")
-        compaction.check_limits(compact_above, keep_archives)
-        wanted = o.parse(options, uid_maps, gid_maps)
         with room.explained(path):
             opened = opening.open_store(
                 path, timeout=timeout, durability=m.Durability(durability), options=wanted

@@ -306,7 +306,7 @@ def _report(view: View, found: list[m.Finding], kind: str) -> Report:
         checked |= {
             "layers": len(view.records.index),
             "mounts": len(view.records.mounts),
-            "events": view.reader.last_seq(),
+            "events": int(view.reader.select(sql.COUNT_EVENTS)[0][0]),
         }
     else:
         checked |= {"mounts": len(view.places)}

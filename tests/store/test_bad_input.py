@@ -552,6 +552,30 @@ def test_home_that_is_no_path(bare, monkeypatch, name):
     assert [] == os.listdir(bare / "empty")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("timeout", -1),
+        ("timeout", float("nan")),
+        ("durability", "half"),
+        ("this_is", "a twin"),
+        ("compact_above", 1.5),
+        ("keep_archives", -1),
+        ("keep_archives", True),
+    ],
+)
+@pytest.mark.parametrize("read_only", [False, True])
+def test_an_open_that_cannot_be_meant(store, bare, name, value, read_only):
+    """It is refused before anything is touched: a copy that was to become a store of its own is one still."""
+    copy = bare / "copy"
+    shutil.copytree(store.home, copy, symlinks=True)
+    before = snapshot(copy)
+    given = {"this_is": "copy", name: value}
+    with pytest.raises(InvalidArgument):
+        Store.open(copy, read_only=read_only, **given)
+    assert before == snapshot(copy)
+
+
 @pytest.mark.parametrize("read_only", [False, True])
 def test_home_that_cannot_be_looked_into(bare, read_only):
     """A home that this user may not enter, or whose name is too long, is no missing store."""
