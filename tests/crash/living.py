@@ -195,7 +195,7 @@ def work(
         closing.callback(store.close)
         _settled(store, me)
         state = _find(store, home, me, before)
-        say(("found", state))
+        say(("found", (state, store._opened.hands.journal.author.owner)))
         state = _go_on(store, live, me, chance, state, say, stop)
     say(("closed", state.after_death()))
 
@@ -239,6 +239,8 @@ class Worker:
     error: str = ""
     found: State | None = None
     """What it began with."""
+    owner: str = ""
+    """What its store calls it: a process number is another's in an hour."""
     done: list[Verb] = attrs.Factory(list)
     """What it was told has happened."""
     refused: list[str] = attrs.Factory(list)
@@ -262,7 +264,8 @@ class Worker:
                 self.refused.append(value)
                 self.begun = None
             elif kind == "found":
-                self.state = self.found = value
+                self.found, self.owner = value
+                self.state = self.found
             else:
                 if self.begun is not None:
                     self.done.append(self.begun)
@@ -353,8 +356,8 @@ class Crowd:
     """Last verbs of which nobody knows yet whether they happened."""
     kills: int = 0
     in_flight: int = 0
-    ended: dict[int, Verb | None] = attrs.Factory(dict)
-    """Processes that were told to end when they had their store open, and the verb that each was at."""
+    ended: dict[str, Verb | None] = attrs.Factory(dict)
+    """Owners that were told to end when they had their store open, and the verb that each was at."""
     wal: int = 0
     """The largest that the WAL was seen."""
     verbs: int = 0
@@ -395,7 +398,7 @@ class Crowd:
             if how == signal.SIGTERM:
                 ended = os.WIFEXITED(status) and os.WEXITSTATUS(status) == TERMINATED
                 if me in at_work:
-                    self.ended[worker.pid] = worker.begun
+                    self.ended[worker.owner] = worker.begun
             else:
                 ended = os.WIFSIGNALED(status)
                 self.kills += 1

@@ -327,5 +327,5 @@ def _run(
 def _found_dead(group: Crowd) -> list[Verb | None]:
     """What those were at who were told to end, and had to be buried by others."""
     with Reader.open(group.home) as reader:
-        buried = [row["data"]["pid"] for row in reader.rows(kind="owner.died.v1")]
-    return [group.ended[pid] for pid in buried if pid in group.ended]
+        buried = [row["data"]["owner"] for row in reader.rows(kind="owner.died.v1")]
+    return [group.ended[owner] for owner in buried if owner in group.ended]
