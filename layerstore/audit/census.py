@@ -133,8 +133,7 @@ class _Lister:
         )
 
     def _link_in_trash(self, name: str) -> str:
-        inside = f"{layout.TRASH}/{name}/"
-        if any(f"{path}/".startswith(inside) for path in self._served):
+        if mounttables.at_or_below(self._served, f"{layout.TRASH}/{name}") is not None:
             return ""
         return files.read_link(f"{self._home}/{layout.TRASH}", name) or ""
 

@@ -16,7 +16,7 @@ from layerstore.audit.census import names_in
 from layerstore.audit.view import View, finding
 from layerstore.db import engine
 from layerstore.db import statements as sql
-from layerstore.fs import layout
+from layerstore.fs import layout, mounttables
 
 if TYPE_CHECKING:
     from layerstore.audit.census import Progress
@@ -55,12 +55,12 @@ def listed(view: View) -> Iterator[m.Finding]:
 
 def unasked(view: View, layer: str) -> m.Finding | None:
     """Of a layer with a mount in its content whose server would have to answer: that it is not read."""
-    content = layout.diff(layer)
-    for path, kind in view.tree.served.items():
-        if f"{path}/".startswith(f"{content}/"):
-            said = f"what {layer} holds is not read: {path} is a mount of {kind}, whose server may never answer"
-            return finding("content-unreadable", said, layer, f"{view.home}/{path}")
-    return None
+    served = view.tree.served
+    path = mounttables.at_or_below(served, layout.diff(layer))
+    if path is None:
+        return None
+    said = f"what {layer} holds is not read: {path} is a mount of {served[path]}, whose server may never answer"
+    return finding("content-unreadable", said, layer, f"{view.home}/{path}")
 
 
 def check(

@@ -36,8 +36,8 @@ def _unowned(view: View, link: str, reads: str) -> m.Finding | None:
     path = f"{view.home}/{short}"
     if reads == files.NOT_A_LINK:
         return finding("not-a-link", f"{short} is no symbolic link", path=path)
-    target = reads.removeprefix("../").removesuffix(f"/{layout.DIFF}")
-    if reads != layout.link_target(target) or "/" in target:
+    target = layout.linked_layer(reads)
+    if target is None:
         said = f"{short} reads {reads!r}, which is outside of the layout"
         return finding("outside-link", said, path=path)
     if view.in_flight(target) or target in view.busy:

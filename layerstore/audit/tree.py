@@ -57,10 +57,8 @@ class Tree:
 
     def owner_of(self, link: str) -> str | None:
         """The layer that `l/<link>` leads to, if it reads as the layout wants it."""
-        target = self.links.get(link, "")
-        _, _, rest = target.partition("../")
-        name = rest.removesuffix(f"/{layout.DIFF}")
-        return name if target == layout.link_target(name) and name in self.layers else None
+        layer = layout.linked_layer(self.links.get(link, ""))
+        return layer if layer in self.layers else None
 
     def broken(self, layer: str) -> str | None:
         """Why this directory is not a whole layer by itself, or None."""

@@ -106,8 +106,8 @@ def look(home: str, reader: Reader | None, *, progress: Progress | None = None) 
             if claimed != layer and tree.owner_of(found.link) == layer:
                 known[found.link] = layer
     for link, reads in tree.links.items():
-        target = reads.removeprefix("../").removesuffix(f"/{layout.DIFF}")
-        if target in tree.unreadable and reads == layout.link_target(target):
+        target = layout.linked_layer(reads)
+        if target is not None and target in tree.unreadable:
             known.setdefault(link, target)  # what its own file says cannot be looked at
     if records is not None:
         known.update((row.link, row.id) for row in records.index.values())

@@ -113,6 +113,12 @@ def link_target(layer: str) -> str:
     return f"../{layer}/{DIFF}"
 
 
+def linked_layer(reads: str) -> str | None:
+    """The layer whose link reads so; None for what no link of the layout reads."""
+    layer = reads.removeprefix("../").removesuffix(f"/{DIFF}")
+    return layer if reads == link_target(layer) and "/" not in layer else None
+
+
 def staging(operation: str) -> str:
     return f"{STAGING}/{operation}"
 

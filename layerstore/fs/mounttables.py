@@ -107,6 +107,11 @@ def served(home: str) -> dict[str, str]:
     }
 
 
+def at_or_below(served: Mapping[str, str], path: str) -> str | None:
+    """The first of what `served` found that is there or further down; `path` relative to the home."""
+    return next((place for place in served if f"{place}/".startswith(f"{path}/")), None)
+
+
 def unasked(served: Mapping[str, str]) -> dict[str, str]:
     """Of what `served` found: the names in the home that cannot be looked at without asking, and why.
 

@@ -42,7 +42,7 @@ from layerstore.testing import (
 )
 from tests.crash import shim
 from tests.crash.disk import Disk
-from tests.crash.foreigncuts import Trial
+from tests.crash.foreigncuts import Trial, run
 from tests.crash.harness import ENOUGH, Result
 from tests.crash.invariants import Violation, require
 
@@ -139,28 +139,9 @@ def _skipped(names: list[str], index: int, mode: str) -> bool:
 
 def _in_child(work: Callable[[], None], index: int, mode: str) -> tuple[bool, list[str]]:
     """Whether it died of the fault; else the calls that it made."""
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            shim.ignore(write)
-            shim.arm(index, mode)
-            work()
-            names = shim.disarm()
-            os.write(write, " ".join(names).encode())
-            code = 0
-        except BaseException:  # noqa: BLE001 - this process ends, and says why
-            shim.disarm()
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    os.close(write)
-    with os.fdopen(read) as pipe:
-        names = pipe.read().split()
-    status = os.waitpid(pid, 0)[1]
+    status, names = run(work, index, mode)
     died = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-    require(died or status == 0, "the command failed by itself")
+    require(died or status == 0, f"the command failed by itself: {names}")
     return died, names
 
 
